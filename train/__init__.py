@@ -1,0 +1,1 @@
+"""How does it learn? State, step, loop, optimisers, checkpoints, mesh, run records."""

@@ -1,0 +1,116 @@
+"""Training a sentencepiece model so that it loses nothing: what it is fed, and what its errors mean."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import sentencepiece
+
+from data.errors import DataError
+
+_FIXED_IDS = 256 + 2  # the bytes, unknown, end of document
+_MAX_CHARACTERS = 32_000_000  # of text to train on: enough for stable merges, about 0.5 GB of memory
+_CHUNK = 1000  # characters; sentencepiece drops sentences above max_sentence_length bytes without an error
+# sentencepiece skips a whole sentence that has its own marks (space, unknown) or NUL in it; a tab only ends a piece.
+_RESERVED = "\0\u2581\u2585"
+_LINES = re.compile("[^\n]*\n|[^\n]+")
+
+
+def train_model(texts: Iterable[str], vocab_size: int, seed: int) -> bytes:
+    """A BPE model of `vocab_size` ids, as the bytes of a `.model` file; equal inputs, equal bytes.
+
+    Texts are cut into chunks of whole lines. Above 32 million characters a sample of chunks is drawn by `seed`, each
+    chunk with equal chance. Characters too rare for a piece (beyond 99.99 % of the text, or beyond half of the
+    pieces) are left to the bytes. Pieces do not cross from letters to punctuation, digits stand alone, a run of
+    spaces or of line ends is a piece of its own or closes punctuation; tabs are single bytes.
+
+    Raises DataError where `vocab_size` is too small for the bytes, or larger than the texts can fill.
+    """
+    if vocab_size < _FIXED_IDS + 4:
+        raise DataError(
+            f"tokenizer_vocab {vocab_size} is too small for sentencepiece: 256 bytes, unknown, end of document and "
+            f"4 pieces need {_FIXED_IDS + 4} or more; or use tokenizer='byte'"
+        )
+    chunks = _sample(_chunks(texts), seed)
+    if not chunks:
+        raise DataError("there is no text to train a sentencepiece tokenizer on")
+    rare = _rare_characters(chunks, (vocab_size - _FIXED_IDS) // 2)
+    as_tab = str.maketrans(dict.fromkeys(rare, "\t"))
+    return _run_trainer((chunk.translate(as_tab) for chunk in chunks), vocab_size)
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[str]:
+    """Runs of whole lines of up to _CHUNK characters; longer lines are cut."""
+    for text in texts:
+        held = ""
+        for line in _LINES.findall(text):
+            for start in range(0, len(line), _CHUNK):
+                part = line[start : start + _CHUNK]
+                if len(held) + len(part) > _CHUNK:
+                    yield held
+                    held = ""
+                held += part
+        if held:
+            yield held
+
+
+def _sample(chunks: Iterable[str], seed: int) -> list[str]:
+    """All chunks, or an even random share of them: each time the store is full, half of it goes."""
+    rng = np.random.default_rng(seed)
+    kept, size, share = [], 0, 1.0
+    for chunk in chunks:
+        if share < 1 and rng.random() >= share:
+            continue
+        kept.append(chunk)
+        size += len(chunk)
+        if size > _MAX_CHARACTERS:
+            kept = [chunk for chunk in kept if rng.random() < 0.5]
+            size, share = sum(map(len, kept)), share / 2
+    return kept
+
+
+def _rare_characters(chunks: list[str], most: int) -> set[str]:
+    counts = Counter()
+    for chunk in chunks:
+        counts.update(chunk)
+    for char in _RESERVED:
+        counts.pop(char, None)
+    ranked = sorted(counts, key=lambda char: (-counts[char], char))
+    covered = np.cumsum([counts[char] for char in ranked]) / max(1, counts.total())
+    enough = int(np.searchsorted(covered, 0.9999)) + 1
+    return {*_RESERVED, *ranked[min(enough, most) :]}
+
+
+def _run_trainer(sentences: Iterator[str], vocab_size: int) -> bytes:
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=sentences,
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            max_sentence_length=4 * _CHUNK,  # bytes: 4 for each character at most
+            character_coverage=1.0,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            split_digits=True,
+            unk_id=0,
+            eos_id=1,
+            bos_id=-1,
+            pad_id=-1,
+            num_threads=1,  # stored in the model: a number of cores here would change the fingerprint
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        largest = re.search(r"too high .*<= (\d+)", str(error))
+        if not largest:
+            raise DataError(f"sentencepiece could not be trained with vocab_size {vocab_size}: {error}") from error
+        raise DataError(
+            f"tokenizer_vocab {vocab_size} is more than this text has pieces for: use {largest[1]} or less"
+        ) from error
+    return model.getvalue()

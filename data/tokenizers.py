@@ -1,0 +1,143 @@
+"""Text to ids and back: what a tokenizer is, and the two that need no training beyond a look at the characters."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from data import tokenizer_files
+from data.errors import DataError, missing_path
+from data.sentencepieces import SentencePieceTokenizer
+from data.tokenizer_checks import checked_ids, utf8
+
+__all__ = ["ByteTokenizer", "CharTokenizer", "SentencePieceTokenizer", "Tokenizer", "load_tokenizer"]
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back, without loss: decode(encode(text)) == text."""
+
+    @property
+    def kind(self) -> str: ...  # "byte", "char", "sentencepiece"
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def eos_id(self) -> int | None: ...  # closes a document; None: the vocabulary has no such id
+
+    @property
+    def token_bytes_V(self) -> np.ndarray: ...  # int32: UTF-8 bytes of text each id stands for, 0 for special ids
+
+    @property
+    def fingerprint(self) -> str: ...  # equal fingerprints, equal ids
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, no special ids added; their token_bytes_V sum to the text's UTF-8 bytes."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """`encode` of each text, int32 (N,), in the same order; much faster than one at a time."""
+        ...
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids. Special ids vanish, invalid UTF-8 becomes U+FFFD; DataError for ids out of range."""
+        ...
+
+    def save(self, folder: str | Path) -> None: ...
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer saved in a folder, or of a sentencepiece `.model` file.
+
+    Raises DataError for a path that is neither, and for data that does not have the fingerprint it was saved with.
+    """
+    place = Path(path).expanduser()
+    if place.is_file():
+        return SentencePieceTokenizer(place.read_bytes(), name=str(place))
+    if not place.is_dir():
+        raise missing_path("tokenizer", str(path), known=("byte", "char", "sentencepiece"))
+    kind, content = tokenizer_files.load(place)
+    if kind == "byte":
+        return ByteTokenizer()
+    if kind == "char":
+        return CharTokenizer(content.decode("utf-8"))
+    return SentencePieceTokenizer(content, name=str(place))
+
+
+class ByteTokenizer:
+    """The 256 bytes of UTF-8, and 256 for the end of a document."""
+
+    kind = "byte"
+    vocab_size = 257
+    eos_id = 256
+
+    def __init__(self):
+        self.token_bytes_V = np.array([1] * 256 + [0], np.int32)
+        self.fingerprint = tokenizer_files.fingerprint(self.kind, b"")
+
+    def encode(self, text: str) -> list[int]:
+        return list(utf8(text))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.frombuffer(utf8(text), np.uint8).astype(np.int32) for text in texts]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        array = checked_ids(ids, self.vocab_size)
+        return array[array < 256].astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+
+    def save(self, folder: str | Path) -> None:
+        tokenizer_files.save(folder, self, b"")
+
+
+class CharTokenizer:
+    """One id for each character of a corpus, in the order of code points; no special ids (nanoGPT's char level)."""
+
+    kind = "char"
+    eos_id = None
+
+    def __init__(self, chars: str):
+        if not chars or list(chars) != sorted(set(chars)):
+            raise DataError(f"characters must be sorted and distinct, 1 or more, not {chars[:40]!r}")
+        self.chars = chars
+        self.vocab_size = len(chars)
+        self.token_bytes_V = np.array([len(utf8(char)) for char in chars], np.int32)
+        self.fingerprint = tokenizer_files.fingerprint(self.kind, utf8(chars))
+        self._code_points_V = _code_points(chars)
+
+    @classmethod
+    def train(cls, texts: Iterable[str]) -> "CharTokenizer":
+        """The tokenizer of all characters in `texts`."""
+        seen = set()
+        for text in texts:
+            seen.update(text)
+        return cls("".join(sorted(seen)))
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0].tolist()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self._encode(text) for text in texts]
+
+    def _encode(self, text: str) -> np.ndarray:
+        codes = _code_points(text)
+        ids = np.searchsorted(self._code_points_V, codes).clip(max=self.vocab_size - 1)
+        unknown = np.flatnonzero(self._code_points_V[ids] != codes)
+        if unknown.size:
+            at = int(unknown[0])
+            raise DataError(
+                f"character {text[at]!r} (U+{ord(text[at]):04X}) at position {at} is not among the {self.vocab_size} "
+                "characters of this tokenizer: train it on all of the text, or use tokenizer='byte'"
+            )
+        return ids.astype(np.int32)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        codes = self._code_points_V[checked_ids(ids, self.vocab_size)]
+        return codes.astype("<u4").tobytes().decode("utf-32-le")
+
+    def save(self, folder: str | Path) -> None:
+        tokenizer_files.save(folder, self, utf8(self.chars))
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), "<u4")

@@ -1,0 +1,106 @@
+"""Which mesh axis holds which logical axis of weights and activations.
+
+Weights and activations name their axes logically ("embed", "heads", "batch"). One frozen `ShardingRules` says where
+each of them lies on the mesh, so a network is written once and laid out anew by changing a rule.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor", "context", "expert")
+Axes = str | tuple[str, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingRules:
+    """Mesh axes of each logical axis: a name, several names (outermost first), or None for replicated.
+
+    Raises:
+        ValueError: a mesh axis that does not exist.
+    """
+
+    # Activations
+    batch: Axes = ("data", "fsdp")
+    length: Axes = "context"
+    residual: Axes = None  # width of the residual stream
+    # Activations and weights
+    heads: Axes = "tensor"
+    kv_heads: Axes = "tensor"
+    head_dim: Axes = None
+    mlp: Axes = "tensor"
+    vocab: Axes = "tensor"
+    # Weights
+    embed: Axes = "fsdp"  # the side of a weight that meets the residual stream
+    position: Axes = None  # rows of a position table
+    norm: Axes = None  # scales and biases of norms, and biases on the residual stream
+    layers: Axes = None
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            for axis in _tuple(getattr(self, field.name)):
+                if axis not in MESH_AXES:
+                    raise ValueError(f"sharding.{field.name} is {axis!r}: the mesh axes are {', '.join(MESH_AXES)}")
+
+    def spec(self, *logical: str) -> PartitionSpec:
+        """The mesh axes of an array whose dimensions are named, in order.
+
+        Raises:
+            AttributeError: a logical axis that no rule names.
+            ValueError: two dimensions on one mesh axis, which cannot be.
+        """
+        axes = [getattr(self, name) for name in logical]
+        used: dict[str, str] = {}
+        for name, entry in zip(logical, axes, strict=True):
+            for axis in _tuple(entry):
+                if axis in used:
+                    raise ValueError(
+                        f"dimensions {used[axis]!r} and {name!r} of one array {logical} both lie on the mesh axis "
+                        f"{axis!r}: set sharding.{used[axis]} or sharding.{name} to another axis, or to '' (replicated)"
+                    )
+                used[axis] = name
+        return PartitionSpec(*axes)
+
+    def constrain(self, x: jax.Array, *logical: str) -> jax.Array:
+        """Fixes where an activation lies. A constraint without a mesh would do nothing in silence, so that raises.
+
+        Raises:
+            RuntimeError: no mesh is set.
+        """
+        if jax.sharding.get_abstract_mesh().empty:
+            raise RuntimeError("no mesh is set: call the model inside `with jax.set_mesh(mesh):`")
+        return jax.lax.with_sharding_constraint(x, self.spec(*logical))
+
+
+def parse_axes(text: str) -> Axes:
+    """`"data,fsdp"` -> `("data", "fsdp")`, `"tensor"` -> `"tensor"`, `""` -> None."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    return names if len(names) > 1 else (names[0] if names else None)
+
+
+def shards(axes: Axes | Sequence[str], mesh_shape: dict[str, int]) -> int:
+    """Into how many parts the mesh cuts a dimension that lies on `axes`."""
+    count = 1
+    for axis in _tuple(axes):
+        count *= mesh_shape[axis]
+    return count
+
+
+def _tuple(axes: Axes | Sequence[str]) -> tuple[str, ...]:
+    if axes is None:
+        return ()
+    return (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+FSDP_TENSOR = ShardingRules()
+PRESETS = {
+    # Every device holds every weight; the batch is split.
+    "data_parallel": dataclasses.replace(FSDP_TENSOR, heads=None, kv_heads=None, mlp=None, vocab=None, embed=None),
+    # ZeRO-3: weights, gradients and optimiser are split over `fsdp`, and gathered where they are used.
+    "fsdp": dataclasses.replace(FSDP_TENSOR, heads=None, kv_heads=None, mlp=None, vocab=None),
+    # Megatron: heads, MLP width and vocabulary are split over `tensor`.
+    "tensor": dataclasses.replace(FSDP_TENSOR, embed=None),
+    "fsdp_tensor": FSDP_TENSOR,
+}

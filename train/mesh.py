@@ -1,0 +1,101 @@
+"""The mesh: how many devices lie along each named axis, and how a batch is laid on them."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+from model.sharding import MESH_AXES, ShardingRules, shards
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis. One of them may be -1: all the devices that the others leave."""
+
+    data: int  # copies of the model, each with its part of the batch
+    fsdp: int  # parts of every weight, gathered where used; also parts of the batch
+    tensor: int  # parts of heads, MLP width and vocabulary
+    context: int  # parts of the length
+    expert: int  # parts of the experts
+
+    def sizes(self, num_devices: int) -> dict[str, int]:
+        """The size of each axis on `num_devices` devices.
+
+        Raises:
+            ValueError: sizes that do not multiply to `num_devices`.
+        """
+        sizes = {axis: getattr(self, axis) for axis in MESH_AXES}
+        shown = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1) or "all axes 1"
+        free = [axis for axis, size in sizes.items() if size == -1]
+        if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+            raise ValueError(f"mesh {shown}: sizes are positive, and at most one is -1 (the rest of the devices)")
+        fixed = math.prod(size for size in sizes.values() if size != -1)
+        if fixed > num_devices:
+            raise ValueError(
+                f"mesh {shown} asks for {fixed} devices, there are {num_devices}: "
+                f"use smaller axes, or --devices={fixed} to emulate them on a CPU"
+            )
+        if num_devices % fixed or (not free and fixed != num_devices):
+            raise ValueError(
+                f"mesh {shown} makes {fixed} devices, there are {num_devices}: every device takes part. "
+                "Set one axis to -1 (the rest of the devices), or choose sizes whose product is "
+                f"{num_devices}"
+            )
+        return {axis: num_devices // fixed if size == -1 else size for axis, size in sizes.items()}
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with all five axes, those of size 1 included, so that one rule set fits every mesh."""
+    devices = list(devices or jax.devices())
+    sizes = config.sizes(len(devices))
+    # jax defaults to Explicit axes, under which constraints assert instead of placing: these are Auto.
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+
+
+def single_device_mesh(device: jax.Device | None = None) -> Mesh:
+    """A mesh of one device, on which everything is whole."""
+    return make_mesh(MeshConfig(1, 1, 1, 1, 1), [device or jax.devices()[0]])
+
+
+def check_batch(mesh: Mesh, rules: ShardingRules, global_batch: int, microbatches: int) -> None:
+    """Fails where a batch cannot be cut into equal parts.
+
+    Raises:
+        ValueError: with the numbers, and the sizes that would work.
+    """
+    if microbatches < 1 or global_batch < 1 or global_batch % microbatches:
+        fits = [m for m in range(1, max(global_batch, 1) + 1) if global_batch % m == 0]
+        raise ValueError(
+            f"train.global_batch {global_batch} is not divisible by train.microbatches {microbatches}: "
+            f"use one of {fits[:12]}"
+        )
+    parts, rows = shards(rules.batch, dict(mesh.shape)), global_batch // microbatches
+    if rows % parts:
+        low = rows // parts * parts * microbatches
+        better = f"{low} or {low + parts * microbatches}" if low else str(parts * microbatches)
+        raise ValueError(
+            f"train.global_batch {global_batch} in {microbatches} microbatches gives {rows} rows, not divisible by the "
+            f"{parts} parts of mesh axes {rules.batch!r}: use a global_batch of {better}"
+        )
+
+
+def check_length(mesh: Mesh, rules: ShardingRules, length: int) -> None:
+    """Fails where the length of a sequence cannot be cut into equal parts."""
+    parts = shards(rules.length, dict(mesh.shape))
+    if length % parts:
+        raise ValueError(
+            f"model.max_length {length} is not divisible by the {parts} parts of mesh axis {rules.length!r}"
+        )
+
+
+def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:
+    """Where (batch, length) arrays lie."""
+    return NamedSharding(mesh, rules.spec("batch", "length"))
+
+
+def place_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """Global arrays from the rows that this process has read."""
+    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

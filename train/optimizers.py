@@ -1,0 +1,101 @@
+"""Optimisers and learning-rate schedules by name, all from Optax."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+OPTIMIZERS = ("adamw", "sgd", "adafactor", "lion")
+SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt", "wsd")
+DECAYED_ROLES = ("kernel", "embedding")  # biases and norm scales are not pulled to zero
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """An optimiser and its schedule. A rate of step n is what update n uses, counted from 0.
+
+    Raises:
+        ValueError: an unknown name, or a number outside its range.
+    """
+
+    name: str  # adamw | sgd | adafactor | lion
+    peak_lr: float  # highest learning rate
+    schedule: str  # constant | cosine | linear | inverse_sqrt | wsd (warmup, stable, decay)
+    warmup_steps: int  # linear up to peak_lr
+    final_lr_fraction: float  # last rate over peak_lr, for cosine, linear and wsd
+    decay_fraction: float  # part of all steps that wsd decays in, at the end
+    b1: float  # momentum of SGD and Lion, first moment of AdamW; Adafactor has none
+    b2: float  # second moment of AdamW, and of Lion's average
+    epsilon: float  # of AdamW, outside the root
+    weight_decay: float  # of kernels and embeddings, times the learning rate
+    clip_norm: float  # largest global gradient norm; 0 = no clipping
+
+    def __post_init__(self) -> None:
+        for field, allowed in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"optimizer.{field} is {getattr(self, field)!r}: use one of {', '.join(allowed)}")
+        for field in ("b1", "b2"):
+            if not 0.0 <= getattr(self, field) < 1.0:
+                raise ValueError(f"optimizer.{field} is {getattr(self, field)}: it must be at least 0 and below 1")
+        for field in ("final_lr_fraction", "decay_fraction"):
+            if not 0.0 <= getattr(self, field) <= 1.0:
+                raise ValueError(f"optimizer.{field} is {getattr(self, field)}: it must be from 0 to 1")
+        for field in ("peak_lr", "warmup_steps", "weight_decay", "clip_norm", "epsilon"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"optimizer.{field} is {getattr(self, field)}: it must not be negative")
+
+
+def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate of each of `steps` updates.
+
+    Raises:
+        ValueError: a warmup that leaves no step, or phases that do not fit.
+    """
+    c, peak, last = config, config.peak_lr, config.peak_lr * config.final_lr_fraction
+    if c.schedule != "constant" and c.warmup_steps >= steps:
+        raise ValueError(
+            f"optimizer.warmup_steps {c.warmup_steps} leaves none of the {steps} train.steps to schedule "
+            f"{c.schedule!r}: use a warmup below {steps}"
+        )
+    # Update n of the warmup has (n + 1) / warmup_steps of the peak: none is wasted on a rate of 0.
+    warmup = optax.linear_schedule(peak / max(c.warmup_steps, 1), peak, max(c.warmup_steps - 1, 1))
+    after = steps - c.warmup_steps
+    if c.schedule == "cosine":
+        main = optax.cosine_decay_schedule(peak, after, alpha=c.final_lr_fraction)
+    elif c.schedule == "linear":
+        main = optax.linear_schedule(peak, last, after)
+    elif c.schedule == "inverse_sqrt":
+        shift = max(c.warmup_steps, 1)
+
+        def main(step: jax.Array) -> jax.Array:
+            return peak * (shift / (shift + step)) ** 0.5
+
+    elif c.schedule == "wsd":
+        decay = round(c.decay_fraction * steps)
+        if decay > after:
+            raise ValueError(
+                f"optimizer.warmup_steps {c.warmup_steps} and {decay} steps of decay do not fit in {steps} train.steps"
+            )
+        stable = optax.constant_schedule(peak)
+        main = optax.join_schedules([stable, optax.linear_schedule(peak, last, max(decay, 1))], [after - decay])
+    else:
+        main = optax.constant_schedule(peak)
+    return optax.join_schedules([warmup, main], [c.warmup_steps]) if c.warmup_steps else main
+
+
+def make_optimizer(config: OptimizerConfig, weights: Any) -> optax.GradientTransformation:
+    """The direction of an update: the step clips before it and multiplies by minus the learning rate after it.
+
+    `weights` is the tree of declared `Weight`s: what decays goes by their role.
+    """
+    c = config
+    scale = {
+        "adamw": lambda: optax.scale_by_adam(c.b1, c.b2, c.epsilon),
+        "lion": lambda: optax.scale_by_lion(c.b1, c.b2),
+        "sgd": lambda: optax.trace(c.b1) if c.b1 else optax.identity(),
+        # Shazeer & Stern 2018, without the relative step: the schedule is ours.
+        "adafactor": lambda: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
+    }[c.name]()
+    decayed = jax.tree.map(lambda weight: weight.role in DECAYED_ROLES, weights)
+    return optax.chain(scale, optax.add_decayed_weights(c.weight_decay, mask=decayed))

@@ -1,0 +1,1 @@
+"""What is one experiment? One Python file each, only data."""

@@ -1,6 +1,7 @@
 """The settings of the data of one experiment: what is read, how it becomes tokens, what is held out."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import get_type_hints
 
 HELD_OUT_BY = ("document", "tail")
 
@@ -20,8 +21,8 @@ class DataConfig:
     prefetch: int  # batches prepared ahead; 0: none, in the caller's thread
 
     def __post_init__(self):
-        for field in fields(self):
-            self._check_type(field.name, field.type)
+        for name, expected in get_type_hints(DataConfig).items():
+            self._check_type(name, expected)
         for name in ("path", "text_field", "tokenizer", "cache_dir"):
             self._require(name, bool(getattr(self, name)), "a non-empty string")
         self._require("tokenizer_vocab", self.tokenizer_vocab > 0, "1 or more")

@@ -11,9 +11,10 @@ import sentencepiece
 from data.errors import DataError
 
 _FIXED_IDS = 256 + 2  # the bytes, unknown, end of document
+_SMALLEST = _FIXED_IDS + 4
 _MAX_CHARACTERS = 32_000_000  # of text to train on: enough for stable merges, about 0.5 GB of memory
 _CHUNK = 1000  # characters; sentencepiece drops sentences above max_sentence_length bytes without an error
-# sentencepiece skips a whole sentence that has its own marks (space, unknown) or NUL in it; a tab only ends a piece.
+# sentencepiece skips a whole sentence that has its own marks (space, unknown) or NUL in it.
 _RESERVED = "\0\u2581\u2585"
 _LINES = re.compile("[^\n]*\n|[^\n]+")
 
@@ -24,21 +25,26 @@ def train_model(texts: Iterable[str], vocab_size: int, seed: int) -> bytes:
     Texts are cut into chunks of whole lines. Above 32 million characters a sample of chunks is drawn by `seed`, each
     chunk with equal chance. Characters too rare for a piece (beyond 99.99 % of the text, or beyond half of the
     pieces) are left to the bytes. Pieces do not cross from letters to punctuation, digits stand alone, a run of
-    spaces or of line ends is a piece of its own or closes punctuation; tabs are single bytes.
+    spaces is a piece of its own, line ends and tabs go with punctuation.
 
     Raises DataError where `vocab_size` is too small for the bytes, or larger than the texts can fill.
     """
-    if vocab_size < _FIXED_IDS + 4:
+    if vocab_size < _SMALLEST:
         raise DataError(
             f"tokenizer_vocab {vocab_size} is too small for sentencepiece: 256 bytes, unknown, end of document and "
-            f"4 pieces need {_FIXED_IDS + 4} or more; or use tokenizer='byte'"
+            f"4 pieces need {_SMALLEST} or more; or use tokenizer='byte'"
         )
     chunks = _sample(_chunks(texts), seed)
     if not chunks:
         raise DataError("there is no text to train a sentencepiece tokenizer on")
-    rare = _rare_characters(chunks, (vocab_size - _FIXED_IDS) // 2)
-    as_tab = str.maketrans(dict.fromkeys(rare, "\t"))
-    return _run_trainer((chunk.translate(as_tab) for chunk in chunks), vocab_size)
+    model, largest = _attempt(chunks, vocab_size)
+    if model is not None:
+        return model
+    # A smaller vocabulary also has fewer characters to merge: go down until a size is seen to work.
+    while largest >= _SMALLEST and (smaller := _attempt(chunks, largest)[1]) < largest:
+        largest = smaller
+    way_out = f"use {largest} or less" if largest >= _SMALLEST else "use tokenizer='byte'"
+    raise DataError(f"tokenizer_vocab {vocab_size} is more than this text has pieces for: {way_out}")
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[str]:
@@ -83,11 +89,20 @@ def _rare_characters(chunks: list[str], most: int) -> set[str]:
     return {*_RESERVED, *ranked[min(enough, most) :]}
 
 
-def _run_trainer(sentences: Iterator[str], vocab_size: int) -> bytes:
+def _without(rare: set[str], chunks: list[str]) -> Iterator[str]:
+    """The runs of text between rare characters: no piece is learned across one."""
+    as_nul = str.maketrans(dict.fromkeys(rare, "\0"))
+    for chunk in chunks:
+        yield from filter(None, chunk.translate(as_nul).split("\0"))
+
+
+def _attempt(chunks: list[str], vocab_size: int) -> tuple[bytes | None, int]:
+    """A model and its size; or, where the chunks do not hold so many pieces, None and the number they hold."""
+    rare = _rare_characters(chunks, (vocab_size - _FIXED_IDS) // 2)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=sentences,
+            sentence_iterator=_without(rare, chunks),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -107,10 +122,8 @@ def _run_trainer(sentences: Iterator[str], vocab_size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        largest = re.search(r"too high .*<= (\d+)", str(error))
-        if not largest:
-            raise DataError(f"sentencepiece could not be trained with vocab_size {vocab_size}: {error}") from error
-        raise DataError(
-            f"tokenizer_vocab {vocab_size} is more than this text has pieces for: use {largest[1]} or less"
-        ) from error
-    return model.getvalue()
+        held = re.search(r"too high .*<= (\d+)", str(error))
+        if held:
+            return None, int(held[1])
+        raise DataError(f"sentencepiece could not be trained with vocab_size {vocab_size}: {error}") from error
+    return model.getvalue(), vocab_size

@@ -128,7 +128,7 @@ def _jsonl(file: Path, id: str, text_field: str) -> Iterator[Document]:
 
 def _record(line: str, place: str, default_id: str, text_field: str) -> Document:
     try:
-        record = json.loads(line)
+        record = json.loads(line.rstrip("\r\n"))
     except json.JSONDecodeError as error:
         why = "blank line" if not line.strip() else f"{error.msg} at column {error.colno}"
         raise DataError(f"{place}: not JSON ({why}): {line.strip()[:60]!r}") from error

@@ -1,0 +1,1 @@
+"""Where does it run? The command line and what stands behind each command."""

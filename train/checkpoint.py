@@ -46,7 +46,9 @@ class Checkpoints:
         self._config, self._last_save = config, time.monotonic()
         keep: list[Any] = [policies.LatestN(config.keep_last)]
         if config.keep_best:
-            keep.append(policies.BestN(get_metric_fn=_goodness, n=config.keep_best, keep_checkpoints_without_metrics=False))
+            keep.append(
+                policies.BestN(get_metric_fn=_goodness, n=config.keep_best, keep_checkpoints_without_metrics=False)
+            )
         if config.keep_every_steps:
             keep.append(policies.EveryNSteps(config.keep_every_steps))
         self._manager = _manager(

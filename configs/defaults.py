@@ -1,0 +1,109 @@
+"""Every leaf that an experiment has, with the value it takes where a config says nothing.
+
+The experiments beside this file start from these values and state what differs. The meaning and unit of each leaf stand
+at the frozen dataclass that it becomes: `ModelConfig`, `DataConfig`, `OptimizerConfig`, `TrainConfig`, `CheckpointConfig`,
+`MeshConfig`, `ShardingRules`, `RunConfig`.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0  # of weights, order of the data, dropout and samples
+
+    config.run = ConfigDict({"dir": "runs/default", "tensorboard": True})
+
+    config.data = ConfigDict(
+        {
+            "path": "python-stdlib",
+            "text_field": "text",
+            "document_separator": "",
+            "tokenizer": "sentencepiece",
+            "tokenizer_vocab": 4096,
+            "held_out": 0.05,
+            "held_out_by": "document",
+            "cache_dir": "~/.cache/tessera",
+            "prefetch": 2,
+        }
+    )
+
+    config.model = ConfigDict(
+        {
+            "vocab_size": placeholder(int),  # None: the tokeniser's
+            "max_length": 1024,
+            "num_layers": 12,
+            "embed_dim": 768,
+            "num_heads": 12,
+            "num_kv_heads": placeholder(int),
+            "head_dim": placeholder(int),
+            "mlp_dim": placeholder(int),
+            "positions": "learned",
+            "rope_theta": 10_000.0,
+            "norm": "layer",
+            "norm_epsilon": 1e-5,
+            "mlp": "gelu",
+            "bias": True,
+            "tied_output": True,
+            "dropout": 0.0,
+            "init_std": 0.02,
+            "attention_impl": "xla",
+            "compute_dtype": "float32",
+            "param_dtype": "float32",
+            "remat": "none",
+            "scan_unroll": 1,
+        }
+    )
+
+    config.optimizer = ConfigDict(
+        {
+            "name": "adamw",
+            "peak_lr": 6e-4,
+            "schedule": "cosine",
+            "warmup_steps": 100,
+            "final_lr_fraction": 0.1,
+            "decay_fraction": 0.2,
+            "b1": 0.9,
+            "b2": 0.95,
+            "epsilon": 1e-8,
+            "weight_decay": 0.1,
+            "clip_norm": 1.0,
+        }
+    )
+
+    config.train = ConfigDict(
+        {
+            "steps": 1000,
+            "global_batch": 16,
+            "microbatches": 1,
+            "log_every": 10,
+            "eval_every": 250,
+            "eval_batches": 20,
+            "sample_every": 0,
+            "sample_prompts": ("\n",),
+            "sample_tokens": 200,
+            "sample_temperature": 0.8,
+            "max_skipped": 20,
+        }
+    )
+
+    config.checkpoint = ConfigDict(
+        {"every_steps": 500, "every_minutes": 10.0, "keep_last": 2, "keep_best": 1, "keep_every_steps": 0}
+    )
+
+    # -1: all the devices that the other axes leave.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "expert": 1})
+
+    # The preset, and rules that replace its: mesh axes joined by commas, "" for replicated, None for the preset's.
+    config.sharding = ConfigDict({"preset": "fsdp_tensor"})
+    for axis in ("batch", "length", "residual", "heads", "kv_heads", "head_dim", "mlp", "vocab", "embed", "position"):
+        config.sharding[axis] = placeholder(str)
+    for axis in ("norm", "layers"):
+        config.sharding[axis] = placeholder(str)
+
+    # What the run ends with, and where it was seen; `machine` empty: not run yet.
+    config.expect = ConfigDict(
+        {"loss": placeholder(float), "bits_per_byte": placeholder(float), "minutes": placeholder(float), "machine": ""}
+    )
+    return config

@@ -1,0 +1,187 @@
+"""The `tessera` command. Imports nothing heavy until it knows what to do: `--help` answers at once."""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+OK, USAGE, BAD_DATA, IO, CONFIG = 0, 2, 65, 74, 78  # sysexits.h; 75 is launch.train's
+
+COMMANDS = {
+    "train": (
+        "train, or continue, the run of a config",
+        "tessera train --config=configs/gpt_demo.py [--config.KEY=VALUE …]",
+    ),
+    "generate": ("continue prompts with a trained run", 'tessera generate --run=runs/gpt_demo --prompt="def "'),
+    "plot": ("draw runs in one picture", "tessera plot runs/a runs/b [--out=runs.png]"),
+    "doctor": ("look at this machine: versions, devices, mesh, disk", "tessera doctor [--devices=8]"),
+}
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return OK if arguments else USAGE
+    command = arguments[0]
+    try:
+        if command not in COMMANDS:
+            near = difflib.get_close_matches(command, COMMANDS, n=1)
+            raise UsageError(
+                f"no command {command!r}" + (f": did you mean {near[0]!r}?" if near else f"\n{_overview()}")
+            )
+        values = _define(command, arguments)
+        if any(argument in ("-h", "--help") for argument in arguments):
+            print(_help(command, values))
+            return OK
+        rest = _parse(values, arguments)
+        return _run(command, values, rest)
+    except (UsageError, flags.Error) as error:
+        return _fail(error, USAGE)
+    except OSError as error:
+        return _fail(error, IO)
+    except ValueError as error:
+        return _fail(error, _exit_code(error))
+
+
+def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
+    if rest and command != "plot":
+        raise UsageError(f"tessera {command} takes no {rest[0]!r}: {COMMANDS[command][1]}")
+    if command == "train" and values.print_config:
+        print(_explain(values.config, values.config_file, values.given))
+        return OK
+    if command in ("train", "doctor"):
+        _emulate(values.devices)
+    from launch import commands
+
+    return getattr(commands, command)(values, rest)
+
+
+def _define(command: str, arguments: Sequence[str]) -> Any:
+    """The flags of one command."""
+    values = flags.FlagValues()
+    if command in ("train", "doctor"):
+        flags.DEFINE_integer(
+            "devices", 0, "emulate so many devices on the CPU; 0: the devices of this machine", 0, flag_values=values
+        )
+    if command == "train":
+        config_flags.DEFINE_config_file(
+            "config", None, "the experiment, a Python file", flag_values=values, sys_argv=["tessera", *arguments[1:]]
+        )
+        flags.DEFINE_bool("fresh", False, "start over; the old run folder is renamed, not deleted", flag_values=values)
+        flags.DEFINE_bool(
+            "print_config", False, "show every value and where it comes from, and end", flag_values=values
+        )
+    elif command == "generate":
+        flags.DEFINE_string("run", None, "the folder of a run", flag_values=values)
+        flags.DEFINE_multi_string("prompt", [], "a text to continue; may be given several times", flag_values=values)
+        flags.DEFINE_string("prompts_file", None, "a file with one prompt a line", flag_values=values)
+        flags.DEFINE_integer("max_tokens", 200, "most tokens to add", flag_values=values)
+        flags.DEFINE_float("temperature", 0.8, "0: the most likely token; 1: as the model says", flag_values=values)
+        flags.DEFINE_integer("top_k", 0, "draw among the k most likely tokens; 0: all", flag_values=values)
+        flags.DEFINE_integer("num_samples", 1, "samples per prompt", flag_values=values)
+        flags.DEFINE_integer("seed", 0, "of the first sample; the next ones count up", flag_values=values)
+        flags.DEFINE_integer("step", None, "the checkpoint to use; the newest without", flag_values=values)
+    elif command == "plot":
+        flags.DEFINE_string("out", "runs.png", "the picture to write", flag_values=values)
+    return values
+
+
+def _parse(values: Any, arguments: Sequence[str]) -> list[str]:
+    """Parses, and says what is wrong in the words of the config."""
+    try:
+        path = _config_path(arguments)
+        arguments = [f"--config={path}" if a.startswith("--config=") else a for a in arguments]
+        rest = values(["tessera", *arguments[1:]])[1:]
+    except flags.IllegalFlagValueError as error:
+        raise UsageError(str(error).removeprefix("flag ")) from error
+    except AttributeError as error:  # from ml_collections: an unknown key, with the nearest name
+        raise UsageError(
+            "unknown config key " + " ".join(str(error).strip("'\"").replace("\\n", " ").split())
+        ) from error
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"config: {error}") from error
+    if "config" in values and values.config is None:
+        raise UsageError(f"which experiment? {COMMANDS['train'][1]}")
+    values.__dict__["config_file"] = path
+    values.__dict__["given"] = [a[len("--config.") :].split("=")[0] for a in arguments if a.startswith("--config.")]
+    return rest
+
+
+def _config_path(arguments: Sequence[str]) -> str | None:
+    """The config file, as given or among the configs that come with Tessera."""
+    given = [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]
+    if not given:
+        return None
+    path = Path(given[-1]).expanduser()
+    shipped = Path(__file__).resolve().parent.parent / "configs"
+    for candidate in (path, shipped / path.name, shipped / f"{path.name}.py"):
+        if candidate.is_file():
+            return str(candidate)
+    names = sorted(p.stem for p in shipped.glob("*.py") if p.stem not in ("__init__", "defaults"))
+    near = difflib.get_close_matches(path.stem, names, n=1)
+    hint = f"did you mean configs/{near[0]}.py?" if near else f"there are {', '.join(names)}"
+    raise UsageError(f"no config file {path} (tried {path.absolute()}): {hint}")
+
+
+def _explain(config: Any, path: str, given: Sequence[str]) -> str:
+    """Every leaf with its value and its source."""
+    from configs import defaults
+    from launch.leaves import flat
+
+    base, lines = flat(defaults.get_config()), []
+    for name, value in flat(config).items():
+        source = "command line" if name in given else ("defaults" if base.get(name) == value else path)
+        lines.append(f"{name:<32} {value!r:<32} {source}")
+    return "\n".join(lines)
+
+
+def _emulate(devices: int) -> None:
+    """Before jax wakes up: as many CPU devices as asked for."""
+    if devices:
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", devices)
+
+
+def _exit_code(error: ValueError) -> int:
+    from data.errors import DataError
+
+    if isinstance(error, DataError) or type(error).__name__ == "CheckpointError":
+        return BAD_DATA
+    return CONFIG
+
+
+def _fail(error: BaseException, code: int) -> int:
+    if os.environ.get("TESSERA_TRACEBACK"):
+        raise error
+    print(f"tessera: {error}", file=sys.stderr)
+    return code
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}\n  {'':<{width}}  {usage}" for name, (what, usage) in COMMANDS.items()]
+    return "Tessera: language models in JAX and Flax\n\n" + "\n".join(lines) + "\n\ntessera COMMAND --help says more"
+
+
+def _help(command: str, values: Any) -> str:
+    what, usage = COMMANDS[command]
+    lines = [f"tessera {command}: {what}\n\n  {usage}\n"]
+    for name in sorted(values):
+        flag = values[name]
+        lines.append(f"  --{name}={flag.default}\n      {flag.help}")
+    if command == "train":
+        lines.append("  --config.KEY=VALUE\n      any leaf of the config; --print_config shows them all")
+    return "\n".join(lines)

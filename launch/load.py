@@ -1,0 +1,46 @@
+"""A run folder back into a network that answers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from data.tokenizers import load_tokenizer
+from evaluation.language_model import LanguageModel
+from model import parameters
+from model.build import build
+from model.config import ModelConfig
+from model.sharding import ShardingRules
+from train.checkpoint import load_params
+from train.mesh import single_device_mesh
+from train.records import RunError
+
+
+def load(run: str | Path, *, step: int | None = None) -> LanguageModel:
+    """The network of a run, whole on the first device, with the parameters of `step` (None: the newest finished).
+
+    Raises:
+        RunError: not the folder of a run. CheckpointError: no such step, or another network in the checkpoint.
+    """
+    folder = Path(run).expanduser()
+    config = ModelConfig(**read_run(folder)["model"])
+    mesh, rules = single_device_mesh(), ShardingRules()
+    weights = parameters.weights(build(config, rules))
+    target = jax.tree.map(
+        lambda w, sharding: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=sharding),
+        weights,
+        parameters.shardings(weights, rules, mesh),
+    )
+    params, _ = load_params(folder / "checkpoints", target, step)
+    return LanguageModel(config, params, load_tokenizer(folder / "tokenizer"), mesh, rules)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What a run says of itself in config.json: `config` (flat), `model` (resolved), `fingerprints`."""
+    path = folder / "config.json"
+    if not path.is_file():
+        beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json")) if folder.parent.is_dir() else []
+        there = f"; runs in {folder.parent}: {', '.join(beside)}" if beside else ""
+        raise RunError(f"{folder} is not the folder of a run: it has no config.json{there}")
+    return json.loads(path.read_text(encoding="utf-8"))

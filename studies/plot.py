@@ -1,0 +1,34 @@
+"""One picture that compares runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from studies.runs import read_runs
+
+
+def plot_runs(runs: Sequence[str | Path], out: Path) -> Path:
+    """Writes training loss (thin: raw, thick: running median) and held-out bits per byte over tokens, one colour a run."""
+    frame = read_runs(runs)
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    loss, held_out = figure.subplots(1, 2)
+    for number, (run, rows) in enumerate(frame.groupby("run", sort=False)):
+        colour, label = f"C{number % 10}", Path(str(run)).name
+        trained = rows.dropna(subset=["loss"])
+        smooth = trained["loss"].rolling(max(len(trained) // 25, 1), min_periods=1, center=True).median()
+        loss.plot(trained["tokens"], trained["loss"], color=colour, alpha=0.25, linewidth=0.8)
+        loss.plot(trained["tokens"], smooth, color=colour, label=label)
+        if "eval/bits_per_byte" in rows:
+            scored = rows.dropna(subset=["eval/bits_per_byte"])
+            tokens = pd.merge_asof(scored[["step"]], trained[["step", "tokens"]], on="step")["tokens"]
+            held_out.plot(tokens, scored["eval/bits_per_byte"], color=colour, marker="o", markersize=3, label=label)
+    for axes, title, unit in ((loss, "training loss", "nats per token"), (held_out, "held-out text", "bits per byte")):
+        axes.set(title=title, xlabel="tokens", ylabel=unit)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(str(out))
+    return out

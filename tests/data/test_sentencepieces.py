@@ -1,0 +1,186 @@
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from data import sentencepiece_training
+from data.errors import DataError
+from data.sources import read_documents
+from data.tokenizers import SentencePieceTokenizer, load_tokenizer
+from tests.data.conftest import PROSE, SOURCE
+
+# What sentencepiece treats in its own way, among whatever else Unicode has.
+awkward = st.sampled_from([" ", "  ", "\t", "\n", "\r\n", "\0", "\u2581", "\u2585", "<s>", "</s>", "<unk>", "<0x0A>"])
+any_text = st.lists(st.text(st.characters(exclude_categories=["Cs"])) | awkward).map("".join)
+
+
+def check_lossless(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert int(tokenizer.token_bytes_V[ids].sum()) == len(text.encode()) if ids else text == ""
+
+
+@given(text=any_text)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(text="")
+@example(text="\u2581")
+@example(text=" \u2581 a\u2581\u2581")
+@example(text="<unk></s><0x0A>\u2047")
+@example(text="\0a\0")
+@example(text="  \ttrailing \r\n\r\n  ")
+@example(text="ﬁ①Ａe\u0301\u200b\ufeff🙂")
+def test_round_trip_is_exact(pieces, text):
+    check_lossless(pieces, text)
+
+
+def test_batches_and_single_texts_agree(pieces):
+    texts = [SOURCE, "", "\u2581", "a\u2581b", PROSE]
+    assert [ids.tolist() for ids in pieces.encode_batch(texts)] == [pieces.encode(text) for text in texts]
+    assert pieces.encode_batch([]) == []
+    assert all(ids.dtype == np.int32 for ids in pieces.encode_batch(texts))
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 250_000, "word\n" * 50_000, "\u2581" + "x y\n" * 30_000 + "\u2581", "\n" * 200_001]
+)
+def test_long_texts_are_encoded_in_segments_without_loss(pieces, text):
+    check_lossless(pieces, text)
+
+
+def test_segments_end_at_line_ends(pieces):
+    line = "for name in names:\n"
+    whole, one = pieces.encode(line * 20_000), pieces.encode(line)
+    assert whole == one * 20_000  # a cut within a line would have split its pieces
+
+
+def test_ids_are_laid_out_as_documented(pieces):
+    assert (pieces.vocab_size, pieces.eos_id, pieces.lossless) == (340, 1, True)
+    assert pieces.token_bytes_V[:258].tolist() == [0, 0] + [1] * 256
+    assert pieces.encode("\u6f22") == [2 + byte for byte in "\u6f22".encode()]
+    assert pieces.decode([0, 1, *pieces.encode("hi"), 1]) == "hi"
+
+
+def test_pieces_suit_source_code(pieces):
+    assert len(pieces.encode("    ")) == 1  # a run of spaces
+    assert len(pieces.encode("first")) < 5
+    digits = [
+        piece for piece in pieces._bytes_V[258:] if len(piece) > 1 and any(char in b"0123456789" for char in piece)
+    ]
+    assert digits == []
+
+
+def test_partial_characters_decode_to_replacements(pieces):
+    assert pieces.decode([2 + 0xE2]) == "\ufffd"
+    assert pieces.decode([2 + 0xE2, 2 + 0x96, *pieces.encode("a")]) == "\ufffda"
+
+
+def test_training_is_deterministic_and_learns_from_the_text():
+    first, again = (SentencePieceTokenizer.train([SOURCE * 2], 300) for _ in range(2))
+    assert first.fingerprint == again.fingerprint
+    assert SentencePieceTokenizer.train([PROSE * 2], 300).fingerprint != first.fingerprint
+
+
+def test_training_drops_no_lines_for_length_or_reserved_characters():
+    long_line = "abacadabra " * 3000  # 33,000 characters: above sentencepiece's own limit
+    marked = "\u2581\u2585\0zyzzyva\n" * 300
+    tokenizer = SentencePieceTokenizer.train([long_line, marked], 290)
+    assert len(tokenizer.encode("abacadabra")) <= 2
+    assert len(tokenizer.encode("zyzzyva")) <= 2
+
+
+def test_chunks_keep_every_character():
+    texts = ["short\n" * 700, "x" * 2500 + "\n\nend", "你" * 999 + "\n" + "好" * 5]
+    chunks = list(sentencepiece_training._chunks(texts))
+    assert "".join(chunks) == "".join(texts)
+    assert max(map(len, chunks)) <= 1000
+
+
+def test_a_large_corpus_is_sampled_evenly_and_by_seed(monkeypatch):
+    monkeypatch.setattr(sentencepiece_training, "_MAX_CHARACTERS", 20_000)
+    chunks = [f"{number:010d}" for number in range(20_000)]  # ten times too much
+    kept = sentencepiece_training._sample(chunks, seed=0)
+    assert 8_000 < sum(map(len, kept)) <= 20_000
+    assert 0.4 < np.mean([int(chunk) < 10_000 for chunk in kept]) < 0.6
+    assert kept == sentencepiece_training._sample(chunks, seed=0) != sentencepiece_training._sample(chunks, seed=1)
+    assert sentencepiece_training._sample(chunks[:2000], seed=0) == chunks[:2000]
+
+
+def test_too_many_characters_for_the_vocabulary_go_to_the_bytes():
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 2000))) + "你好" * 2000
+    tokenizer = SentencePieceTokenizer.train([text, PROSE * 100], 300)
+    check_lossless(tokenizer, text)
+    assert len(tokenizer.encode("你好")) == 1
+
+
+def test_nothing_is_learned_across_a_character_that_has_no_piece():
+    rare = [chr(0x4E00 + number) for number in range(500)]
+    text = "".join(f"ab{char}cd" for char in rare)
+    tokenizer = SentencePieceTokenizer.train([text, PROSE], 300)
+    learned = [piece.decode() for piece in tokenizer._bytes_V[258:]]
+    assert "ab" in learned and "cd" in learned
+    assert not [piece for piece in learned if {"\t", "\0"} & set(piece) or "b" in piece and "c" in piece]
+
+
+# The second has more characters than pieces: there, what works at one size says little of the next.
+@pytest.mark.parametrize("text", [SOURCE, "".join(map(chr, range(0x4E00, 0x4F00))) + PROSE], ids=["code", "characters"])
+def test_vocabulary_too_large_names_the_largest_that_works(text):
+    with pytest.raises(DataError) as error:
+        SentencePieceTokenizer.train([text], 5000)
+    message = str(error.value)
+    assert "tokenizer_vocab 5000 is more than" in message
+    largest = int(message.split("use ")[1].split()[0])
+    assert SentencePieceTokenizer.train([text], largest).vocab_size == largest
+
+
+def test_a_text_too_small_for_pieces_is_sent_to_the_bytes():
+    with pytest.raises(DataError, match="tokenizer_vocab 300 is more than .* use tokenizer='byte'"):
+        SentencePieceTokenizer.train(["a"], 300)
+
+
+def test_vocabulary_too_small_and_no_text_are_errors():
+    with pytest.raises(DataError, match="tokenizer_vocab 200 is too small .* need 262 or more"):
+        SentencePieceTokenizer.train([SOURCE], 200)
+    assert SentencePieceTokenizer.train([SOURCE], 262).vocab_size == 262
+    with pytest.raises(DataError, match="no text to train"):
+        SentencePieceTokenizer.train([], 300)
+
+
+def test_standard_library_round_trips():
+    documents = [document.text for document in read_documents("python-stdlib")][::12]
+    tokenizer = SentencePieceTokenizer.train(documents, 1024)
+    for text, ids in zip(documents, tokenizer.encode_batch(documents), strict=True):
+        assert tokenizer.decode(ids) == text
+        assert int(tokenizer.token_bytes_V[ids].sum()) == len(text.encode())
+    bytes_per_token = sum(len(t.encode()) for t in documents) / sum(map(len, tokenizer.encode_batch(documents)))
+    assert 2.3 < bytes_per_token < 4
+
+
+def test_chinese_round_trips(test_data):
+    text = test_data("zh_novels/红楼梦.txt").read_bytes().decode()[:200_000]
+    tokenizer = SentencePieceTokenizer.train([text], 2048)
+    check_lossless(tokenizer, text)
+    assert len(text.encode()) / len(tokenizer.encode(text)) > 2.5
+
+
+@pytest.mark.parametrize(
+    ("name", "vocab_size", "decoded"),
+    [
+        ("mistral_spm/tokenizer.mistral-v1", 32000, "Hello  World é 你\n"),
+        ("spm_test_models/test_model.model", 1000, "Hello World"),  # normalises spaces, knows neither é nor 你
+    ],
+)
+def test_foreign_models_load_with_their_own_rules(test_data, tmp_path, name, vocab_size, decoded):
+    tokenizer = load_tokenizer(test_data(name))
+    assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.lossless) == (vocab_size, 2, False)
+    ids = tokenizer.encode("Hello  World é 你\n")
+    assert tokenizer.decode([1, *ids, 2]).rstrip(" ") == decoded
+    assert tokenizer.token_bytes_V[:3].tolist() == [0, 0, 0]
+    tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path).encode("Hello  World") == tokenizer.encode("Hello  World")
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no model", b"\x0a\x05"])
+def test_a_file_that_is_no_model_is_refused(tmp_path, content):
+    (tmp_path / "a.model").write_bytes(content)
+    with pytest.raises(DataError, match=rf"a\.model is not a sentencepiece model \({len(content)} bytes\)"):
+        load_tokenizer(tmp_path / "a.model")

@@ -1,0 +1,141 @@
+"""What a person sees of a run: a header before step 1, a line now and then, a bar where there is a terminal."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from flax.traverse_util import flatten_dict
+from rich.console import Console as Terminal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from model.parameters import Params, Weight
+
+# Peak dense bf16 FLOP/s of one device, from the vendors' data sheets (no sparsity).
+PEAK_FLOPS = {
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA A100": 312e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+}
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Peak bf16 FLOP/s of `device`, or None where no data sheet gives one (a CPU)."""
+    matches = [peak for name, peak in PEAK_FLOPS.items() if device.device_kind.startswith(name)]
+    return matches[0] if matches else None
+
+
+class Console:
+    """Prints; on a terminal with a live progress bar below."""
+
+    def __init__(self, terminal: Terminal | None = None) -> None:
+        self._out = terminal or Terminal(highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+
+    def say(self, text: str = "") -> None:
+        self._out.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        self._out.print(f"warning: {text}", style="yellow", markup=False)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        self._out.print(table)
+
+    def start(self, done: int, total: int) -> None:
+        """Shows the bar. Without a terminal there is none: the lines say it all."""
+        if self._out.is_terminal:
+            columns = [
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.description}"),
+            ]
+            self._bar = Progress(*columns, console=self._out)
+            self._bar.start()
+            self._bar.add_task("", total=total, completed=done)
+
+    def step(self, done: int, description: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, description=description)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def log_line(record: Mapping[str, Any], total: int, mfu_missing: str) -> str:
+    """One line of the run's progress, from the record that goes to metrics.jsonl."""
+    mfu = f"MFU {record['mfu']:.1%}" if "mfu" in record else f"MFU - ({mfu_missing})"
+    return (
+        f"step {record['step']}/{total} {record['step'] / total:4.0%}  loss {record['loss']:.4f}  "
+        f"lr {record['learning_rate']:.2e}  grad {record['grad_norm']:.2f}  "
+        f"{record['tokens_per_second']:,.0f} tok/s  {mfu}  {1000 * record['step_seconds']:.0f} ms/step  "
+        f"data {record['data_wait']:.0%}  mem {size(record['memory_bytes'])}  "
+        f"elapsed {duration(record['elapsed'])}  ETA {duration(record['eta'])}"
+    )
+
+
+def parameter_rows(weights: Params, shardings: Params) -> list[list[str]]:
+    """A row a weight: name, shape, count, mesh axes, bytes on one device; and a row of totals."""
+    rows, count, held = [], 0, 0
+    placed = flatten_dict(shardings, sep="/")
+    for name, weight in flatten_dict(weights, sep="/").items():
+        share = device_bytes(weight, placed[name])
+        spec = ", ".join("+".join(axis) if isinstance(axis, tuple) else str(axis or "·") for axis in placed[name].spec)
+        shape = "×".join(map(str, weight.shape))
+        rows.append([name, shape, f"{weight.size:,}", spec, size(share)])
+        count, held = count + weight.size, held + share
+    return [*rows, ["total", "", f"{count:,}", "", size(held)]]
+
+
+def device_bytes(weight: Weight, sharding: jax.sharding.NamedSharding) -> int:
+    """Bytes that one device holds of a weight."""
+    return math.prod(sharding.shard_shape(weight.shape)) * weight.dtype.itemsize
+
+
+def memory_in_use() -> int:
+    """Bytes in use on the fullest local device; on a CPU, of this process."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    if all(stats):
+        return max(s["bytes_in_use"] for s in stats if s)
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 42s, 3m05s, 2h07m, 4d03h."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m{s % 60:02d}s"
+    if s < 86400:
+        return f"{s // 3600}h{s % 3600 // 60:02d}m"
+    return f"{s // 86400}d{s % 86400 // 3600:02d}h"

@@ -1,0 +1,128 @@
+"""The training loop: one linear function. What happens between two steps, happens here."""
+
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from train.checkpoint import Checkpoints
+from train.meter import Meter
+from train.state import State
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long to train, on how much at once, and how often to look."""
+
+    steps: int  # updates in all
+    global_batch: int  # sequences per update, over all devices and microbatches
+    microbatches: int  # parts that a batch is computed in, one after the other
+    log_every: int  # steps between two records
+    eval_every: int  # steps between two evaluations; 0 = only at the end
+    eval_batches: int  # batches of the held-out text, always the same; 0 = all of it
+    sample_every: int  # steps between two samples; 0 = only at the end
+    sample_prompts: tuple[str, ...]  # what the samples begin with
+    sample_tokens: int  # length of a sample
+    sample_temperature: float  # 0 = greedy
+    max_skipped: int  # updates in a row with a loss or gradient that is not finite, before the run stops
+
+    def __post_init__(self) -> None:
+        for field in ("steps", "global_batch", "microbatches", "log_every", "sample_tokens", "max_skipped"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"train.{field} is {getattr(self, field)}: it must be at least 1")
+        for field in ("eval_every", "eval_batches", "sample_every", "sample_temperature"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"train.{field} is {getattr(self, field)}: it must not be negative")
+
+
+def train(
+    state: State,
+    train_step: Callable[[State, Any], tuple[State, Mapping[str, jax.Array]]],
+    batches: Iterator[Mapping[str, np.ndarray]],
+    place: Callable[[Mapping[str, np.ndarray]], Any],
+    *,
+    config: TrainConfig,
+    evaluate: Callable[[Any], dict[str, float]],
+    sample: Callable[[Any, int], None],
+    checkpoints: Checkpoints,
+    meter: Meter,
+    stop: "StopSignal",
+) -> State:
+    """Trains from `state.step` to `config.steps`, or until `stop` is asked for; the last state is on disk then.
+
+    `batches` starts at the batch of `state.step`. `evaluate(params)` and `sample(params, step)` come from the caller:
+    on the way their errors are told and survived, at the end they count.
+
+    Raises:
+        TrainingError: `config.max_skipped` updates in a row were not finite.
+    """
+    first = step = int(jax.device_get(state.step))
+    meter.start(step)
+    while step < config.steps and not stop.requested:
+        # Run: dispatch this step, then look at the one before, which the devices have finished by now.
+        with meter.waiting_for_data():
+            batch = place(next(batches))
+        with jax.transfer_guard("disallow"):
+            state, metrics = train_step(state, batch)
+        meter.settle()
+        step += 1
+        meter.pending(step, metrics)
+        last, eval_loss = step == config.steps, None
+
+        # Look: held-out loss and samples.
+        if last or _due(step, config.eval_every):
+            meter.settle()
+            with meter.aside("evaluation", fatal=last):
+                result = evaluate(state.params)
+                eval_loss = result["eval/loss"]
+                meter.report(step, result)
+        if last or _due(step, config.sample_every):
+            meter.settle()
+            with meter.aside("sample", fatal=last):
+                sample(state.params, step)
+
+        # Keep: a state whose step is known to be finite or skipped.
+        if last or checkpoints.due(step):
+            meter.settle()
+            checkpoints.save(step, state, eval_loss)
+        if _due(step, config.log_every):
+            checkpoints.check()
+    meter.settle()
+    if step > first:
+        checkpoints.save(step, state)
+    checkpoints.wait()
+    return state
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0
+
+
+class StopSignal:
+    """Turns the first Ctrl-C or SIGTERM into a request to save and stop; the second Ctrl-C acts at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.name = ""
+
+    def __enter__(self) -> "StopSignal":
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested, self.name = True, signal.Signals(number).name
+        with contextlib.suppress(RuntimeError):  # the terminal may be in the middle of a line
+            print(f"\n{self.name}: finishing this step, saving, stopping (Ctrl-C again stops at once)", flush=True)

@@ -1,0 +1,175 @@
+"""The run folder: what a run writes so that it explains itself, and the lock that keeps it to one process."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import platform
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# A resumed run may differ in these: they change where, how often and how long, not what is computed from which data.
+HARMLESS = ("run.", "checkpoint.", "mesh.", "sharding.", "data.cache_dir", "data.prefetch", "expect.")
+HARMLESS_TRAIN = ("steps", "log_every", "eval_every", "eval_batches", "sample_every", "sample_prompts", "sample_tokens")
+HARMLESS_TRAIN += ("sample_temperature", "max_skipped", "microbatches")
+HARMLESS_MODEL = ("attention_impl", "remat", "scan_unroll")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy", "tessera-lm")
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Where a run keeps its files."""
+
+    dir: str  # the run folder
+    tensorboard: bool  # write TensorBoard events beside metrics.jsonl
+
+    def __post_init__(self) -> None:
+        if not self.dir:
+            raise ValueError("run.dir is empty: name the folder of the run")
+
+
+@contextlib.contextmanager
+def open_run(folder: Path) -> Iterator[Path]:
+    """Makes the run folder and holds its lock; a lock whose owner is dead falls by itself.
+
+    Raises:
+        RunError: the folder cannot be written, or another process trains in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "a+")  # noqa: SIM115 (held for the life of the run)
+    except OSError as error:
+        raise RunError(f"run folder {folder.resolve()} cannot be written: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise RunError(
+                f"run folder {folder} is in use by {owner}: wait for it, stop it, or choose another --config.run.dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield folder
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command: what one needs to say where a figure comes from."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "cpus": os.cpu_count(),
+        "host": socket.gethostname(),
+        "packages": {name: metadata.version(name) for name in PACKAGES if _installed(name)},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def compare_configs(saved: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Differences of two flat configs (dotted names) as lines: harmless ones, and those that make another run."""
+    harmless, other = [], []
+    for name in sorted(saved.keys() | now.keys()):
+        before, after = _plain(saved.get(name)), _plain(now.get(name))
+        if before != after:
+            (harmless if _is_harmless(name) else other).append(f"{name}: {before!r} -> {after!r}")
+    return harmless, other
+
+
+class MetricsLog:
+    """`metrics.jsonl`, append-only and the truth, and TensorBoard events beside it."""
+
+    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
+        path = folder / "metrics.jsonl"
+        _drop_torn_line(path)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._events = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(folder / "tensorboard"), flush_secs=30)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Appends one record; it must have a `step`."""
+        self._file.write(json.dumps(dict(record)) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in record.items():
+                if name != "step" and isinstance(value, int | float):
+                    self._events.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run, one a step, in order of steps. Where a resumed run did a step again, the last one counts.
+
+    Raises:
+        RunError: no metrics, or a line that is no record (the last one may be torn by a kill and is left out).
+    """
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise RunError(f"no metrics.jsonl in {folder}: it is not the folder of a run, or has not logged yet")
+    by_step: dict[int, dict[str, Any]] = {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise RunError(f"{path}:{number} is no JSON: {error.msg}") from error
+        by_step.setdefault(record["step"], {}).update(record)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _drop_torn_line(path: Path) -> None:
+    """A kill may leave half a record at the end: it was never written, so it goes."""
+    if path.exists():
+        data = path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            with open(path, "r+b") as file:
+                file.truncate(data.rfind(b"\n") + 1)
+
+
+def _is_harmless(name: str) -> bool:
+    section, _, leaf = name.partition(".")
+    return (
+        name.startswith(HARMLESS)
+        or (section == "train" and leaf in HARMLESS_TRAIN)
+        or (section == "model" and leaf in HARMLESS_MODEL)
+    )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,5 +1,6 @@
 """A trained network as one object: text in, text or numbers out. What `tessera.load` returns."""
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -72,8 +73,8 @@ class LanguageModel:
     ) -> str | list[str]:
         """Continues each prompt by up to `max_tokens` tokens, or to its end of text; the prompt is not repeated.
 
-        A string gives a string, a list gives a list. Temperature 0 takes the most likely token. All prompts are drawn
-        with the same seed, so that a prompt's continuation does not depend on the others.
+        A string gives a string, a list gives a list. Temperature 0 takes the most likely token. A continuation depends
+        on its prompt and the seed, not on the other prompts.
         """
         batch = [prompts] if isinstance(prompts, str) else list(prompts)
         options = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k}
@@ -85,7 +86,7 @@ class LanguageModel:
     def stream(
         self, prompts: Sequence[str], *, max_tokens: int, temperature: float, top_k: int, seeds: Sequence[int]
     ) -> Iterator[list[str]]:
-        """Yields the next piece of text of every row, as it comes; row b is drawn with `seeds[b]`."""
+        """Yields the next piece of text of every row, as it comes; row b is drawn by its prompt and `seeds[b]`."""
         eos = self.tokenizer.eos_id
         ids = [self.tokenizer.encode(prompt) for prompt in prompts]
         if eos is not None:  # a document begins after the end of another; a prompt that fills the context does not
@@ -97,7 +98,8 @@ class LanguageModel:
                 ids,
                 max_tokens=max_tokens,
                 sampling=Sampling(temperature, top_k),
-                seeds=seeds,
+                # Other prompts get other draws: the same ones would make all rows alike.
+                seeds=[zlib.crc32(f"{seed} {prompt}".encode()) for seed, prompt in zip(seeds, prompts, strict=True)],
                 vocab_limit=self.tokenizer.vocab_size,
                 eos_id=eos,
             )

@@ -213,17 +213,13 @@ def _compile(step_fn: Any, target: State, batch_shape: tuple[int, int], sharding
 
 def _rates(experiment: Experiment, model: ModelConfig, mesh: jax.sharding.Mesh) -> Rates:
     device = mesh.devices.flat[0]
-    peak = show.peak_flops(device)
-    missing = f"no published peak for {device.device_kind}"
-    if peak and model.compute_dtype != "bfloat16":
-        peak, missing = None, f"the published peak is for bf16, not {model.compute_dtype}"
+    peak = show.peak_flops(device) if model.compute_dtype == "bfloat16" else None
     return Rates(
         steps=experiment.train.steps,
         global_batch=experiment.train.global_batch,
         length=model.max_length,
         flops_per_token=flops_per_token(model, model.max_length),
         peak_flops=peak * mesh.size if peak else None,
-        mfu_missing=missing,
         log_every=experiment.train.log_every,
         max_skipped=experiment.train.max_skipped,
     )
@@ -255,15 +251,22 @@ def _header(
     for name, value in (
         ("devices", f"{mesh.size} × {device.device_kind} ({device.platform}), mesh: {axes}"),
         ("precision", f"{model.compute_dtype} compute, {model.param_dtype} parameters and optimiser"),
+        ("peak", f"{rates.peak_flops:.3g} FLOP/s" if rates.peak_flops else _no_peak(device, model)),
         ("work", f"{rates.flops_per_token:,.0f} FLOPs a token, {tokens:,} tokens a step, {tokens * t.steps:,} in all"),
         (
             "memory",
-            f"{show.size(used)} state and batch + {show.size(memory.temp_size_in_bytes)} temporary, predicted per device",
+            f"{show.size(used)} state and batch + {show.size(memory.temp_size_in_bytes)} temporary a device, predicted",
         ),
         ("compile", f"{seconds:.1f} s"),
         ("run", f"{folder}, {'from step 0' if resume_step is None else f'resuming after step {resume_step}'}"),
     ):
         console.say(f"{name:<10} {value}")
+
+
+def _no_peak(device: jax.Device, model: ModelConfig) -> str:
+    if show.peak_flops(device):
+        return f"no MFU: the published peak is for bfloat16, this run computes in {model.compute_dtype}"
+    return f"no MFU: no published peak for {device.device_kind}"
 
 
 def _sampler_model(
@@ -312,7 +315,7 @@ def _farewell(console: Console, folder: Path, experiment: Experiment, seconds: f
         f"checkpoint   {folder / 'checkpoints' / str(last['step'])}\n"
         f"samples      {folder / 'samples.md'}\n\n"
         "next:\n"
-        f"  tessera generate --run={folder} --prompt={json.dumps(prompt)} --max_tokens=200 --temperature=0.8 --top_k=50\n"
+        f"  tessera generate --run={folder} --prompt={json.dumps(prompt)} --max_tokens=200 --top_k=50\n"
         f"  tessera train --config=… --config.run.dir=… --config.optimizer.peak_lr=1e-3   # another run\n"
         f"  tessera plot {folder} …   # and their curves in one picture\n"
         f'  python -c \'import tessera; print(tessera.load("{folder}").generate("def ", max_tokens=50))\''

@@ -43,7 +43,7 @@ class Checkpoints:
     def __init__(self, folder: Path, config: CheckpointConfig) -> None:
         # Orbax logs a line a save and warns of its own defaults: what matters to a user is said by the loop.
         logging.getLogger("absl").setLevel(logging.ERROR)
-        self._config, self._last_save = config, time.monotonic()
+        self._config, self._last_save, self._saved = config, time.monotonic(), None
         keep: list[Any] = [policies.LatestN(config.keep_last)]
         if config.keep_best:
             keep.append(
@@ -70,14 +70,14 @@ class Checkpoints:
         return bool(by_steps or (self._config.every_minutes and passed >= 60 * self._config.every_minutes))
 
     def save(self, step: int, state: State, eval_loss: float | None = None) -> None:
-        """Starts to write `state`; blocks only for the copy to the host. A step that is there is left as it is."""
-        if self.latest() == step:
+        """Starts to write `state`; blocks only for the copy to the host. A step that was saved is not saved again."""
+        if step == self._saved:
             return
         items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
         metrics = None if eval_loss is None else {"eval_loss": eval_loss}
         if not self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True):
             raise CheckpointError(f"checkpoint {step} was not written to {self._manager.directory}")
-        self._last_save = time.monotonic()
+        self._saved, self._last_save = step, time.monotonic()
 
     def restore(self, step: int, target: State) -> State:
         """The state of `step`, in the shapes, types and shardings of `target` (arrays or their descriptions).

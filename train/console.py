@@ -38,6 +38,8 @@ class Console:
 
     def __init__(self, terminal: Terminal | None = None) -> None:
         self._out = terminal or Terminal(highlight=False, soft_wrap=True)
+        if not self._out.is_terminal:
+            self._out.width = 160  # a log file has no edge
         self._bar: Progress | None = None
 
     def say(self, text: str = "") -> None:
@@ -78,9 +80,9 @@ class Console:
             self._bar = None
 
 
-def log_line(record: Mapping[str, Any], total: int, mfu_missing: str) -> str:
+def log_line(record: Mapping[str, Any], total: int) -> str:
     """One line of the run's progress, from the record that goes to metrics.jsonl."""
-    mfu = f"MFU {record['mfu']:.1%}" if "mfu" in record else f"MFU - ({mfu_missing})"
+    mfu = f"MFU {record['mfu']:.1%}" if "mfu" in record else "MFU -"
     return (
         f"step {record['step']}/{total} {record['step'] / total:4.0%}  loss {record['loss']:.4f}  "
         f"lr {record['learning_rate']:.2e}  grad {record['grad_norm']:.2f}  "
@@ -96,11 +98,16 @@ def parameter_rows(weights: Params, shardings: Params) -> list[list[str]]:
     placed = flatten_dict(shardings, sep="/")
     for name, weight in flatten_dict(weights, sep="/").items():
         share = device_bytes(weight, placed[name])
-        spec = ", ".join("+".join(axis) if isinstance(axis, tuple) else str(axis or "·") for axis in placed[name].spec)
+        spec = ", ".join(_axis_name(axis, placed[name].mesh) for axis in placed[name].spec)
         shape = "×".join(map(str, weight.shape))
         rows.append([name, shape, f"{weight.size:,}", spec, size(share)])
         count, held = count + weight.size, held + share
     return [*rows, ["total", "", f"{count:,}", "", size(held)]]
+
+
+def _axis_name(axes: str | tuple[str, ...] | None, mesh: jax.sharding.Mesh) -> str:
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return "+".join(name for name in names if mesh.shape[name] > 1) or "·"
 
 
 def device_bytes(weight: Weight, sharding: jax.sharding.NamedSharding) -> int:

@@ -25,7 +25,6 @@ class Rates:
     length: int  # tokens of a sequence
     flops_per_token: float
     peak_flops: float | None  # of all devices together
-    mfu_missing: str  # why there is no MFU, where there is none
     log_every: int
     max_skipped: int
 
@@ -86,7 +85,7 @@ class Meter:
         if step % self._rates.log_every == 0 or step in (self._rates.steps, self._first + 1):
             record = self._record(step, values)
             self._write(record)
-            self._console.say(log_line(record, self._rates.steps, self._rates.mfu_missing))
+            self._console.say(log_line(record, self._rates.steps))
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Writes other numbers of a step, such as an evaluation's."""

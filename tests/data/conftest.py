@@ -66,7 +66,7 @@ def counting_store(tmp_path):
 SOURCE = (
     "def add(first, second):\n    # the sum of two numbers, 2025\n\treturn first + second\n\n\nclass Sum:\n    pass\n"
 )
-PROSE = "The quick brown fox jumps over the lazy dog. She said: \u201cno\u201d \u2014 1,234 times! \u4f60\u597d\u4e16\u754c\n"
+PROSE = "The quick brown fox jumps over the lazy dog. She said: “no” — 1,234 times! 你好世界\n"
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import sentencepiece
 from data.atomic import new_folder
 from data.config import DataConfig
 from data.errors import DataError
+from data.sentencepiece_training import TRAINING_VERSION
 from data.sources import Document, read_documents
 from data.split import HELD_OUT, TRAIN, is_held_out, split_by_document, split_tail, tail_start
 from data.store import FORMAT_VERSION, TokenStore, open_store, verify_store, write_store
@@ -117,7 +118,7 @@ def _tokenizer(config: DataConfig, survey: _Survey, report) -> Tokenizer:
         return CharTokenizer.train(document.text for document in _documents(config))
     if config.tokenizer != "sentencepiece":
         return load_tokenizer(config.tokenizer)
-    version = sentencepiece.__version__  # another version may learn other pieces
+    version = (sentencepiece.__version__, TRAINING_VERSION)  # others may learn other pieces
     key = _digest(survey.fingerprint, config.held_out, config.held_out_by, config.tokenizer_vocab, version)
     folder = _cache(config) / "tokenizers" / key
     if folder.is_dir():

@@ -59,10 +59,6 @@ class BatchLoader:
         self._prefetch = prefetch
         self._order = _block_order(self.blocks_per_epoch, seed)
 
-    def _block(self, index: int) -> np.ndarray:
-        start = int(index) * self._length
-        return self._tokens[start : start + self._length + 1]
-
     def batch(self, step: int) -> Batch:
         """This process's rows of the global batch of `step` (0, 1, ...): each array of the objective, rows first."""
         if step < 0:
@@ -84,6 +80,10 @@ class BatchLoader:
     def epoch(self, step: int) -> float:
         """Epochs of data that the batches before `step` hold."""
         return step * self._global_batch / self.blocks_per_epoch
+
+    def _block(self, index: int) -> np.ndarray:
+        start = int(index) * self._length
+        return self._tokens[start : start + self._length + 1]
 
 
 def held_out_batches(

@@ -1,5 +1,6 @@
 """Everything that follows from the one line that declares a weight: shape, logical axes, sharding, role."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 from flax import struct
 from flax.core import meta
 from flax.traverse_util import flatten_dict
+from jax.sharding import AbstractMesh, AxisType
 
-from model.sharding import ShardingRules, shards
+from model.sharding import MESH_AXES, ShardingRules, shards
 
 Params = Any  # a tree of dicts: of arrays, or of what stands for them
 
@@ -66,7 +68,8 @@ def init(model: nn.Module, key: jax.Array) -> Params:
 
 def weights(model: nn.Module) -> Params:
     """The tree of declared `Weight`s of `model`. Computes nothing and takes no memory."""
-    boxed = jax.eval_shape(lambda key: _init_boxed(model, key), jax.random.key(0))
+    with _some_mesh():
+        boxed = jax.eval_shape(lambda: _init_boxed(model, jax.random.key(0)))
 
     def describe(path, leaf) -> Weight:
         if not isinstance(leaf, Declared):
@@ -102,3 +105,11 @@ def _common(size: int, parts: int) -> str:
 def _init_boxed(model: nn.Module, key: jax.Array) -> Params:
     # The shapes of weights do not depend on the batch: one token is enough.
     return model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+
+
+def _some_mesh() -> contextlib.AbstractContextManager:
+    """The mesh that is set, or else one to satisfy the constraints: global shapes are the same on any."""
+    if not jax.sharding.get_abstract_mesh().empty:
+        return contextlib.nullcontext()
+    axis_types = (AxisType.Auto,) * len(MESH_AXES)
+    return jax.sharding.use_abstract_mesh(AbstractMesh((1,) * len(MESH_AXES), MESH_AXES, axis_types=axis_types))

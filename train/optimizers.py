@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "lion")
@@ -69,7 +70,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         shift = max(c.warmup_steps, 1)
 
         def main(step: jax.Array) -> jax.Array:
-            return peak * (shift / (shift + step)) ** 0.5
+            return peak * (shift / (shift + jnp.maximum(step, 0))) ** 0.5
 
     elif c.schedule == "wsd":
         decay = round(c.decay_fraction * steps)

@@ -76,6 +76,15 @@ def test_second_call_reuses_what_the_first_wrote(config, folder, monkeypatch):
     assert "40 documents" in lines[0]
 
 
+def test_a_tokenizer_of_another_training_version_is_not_reused(config, folder, monkeypatch):
+    settings = config(path=str(folder), tokenizer="sentencepiece")
+    prepare(settings, quiet)
+    monkeypatch.setattr(corpus_module, "TRAINING_VERSION", corpus_module.TRAINING_VERSION + 1)
+    lines = []
+    prepare(settings, lines.append)
+    assert "trained" in lines[1]
+
+
 def change_a_byte(folder):
     (folder / "07.txt").write_text("X" + (folder / "07.txt").read_text()[1:])
 
@@ -103,6 +112,17 @@ def test_a_changed_source_has_another_fingerprint(config, folder, change):
     after = prepare(settings, quiet)
     assert after.fingerprint != before.fingerprint
     assert after.train.manifest["source_fingerprint"] != before.train.manifest["source_fingerprint"]
+
+
+def test_names_and_texts_do_not_run_together_in_the_fingerprint(config, tmp_path):
+    found = set()
+    for records in (
+        '{"id": "a", "text": "bc"}\n{"id": "d", "text": "e"}',
+        '{"id": "ab", "text": "c"}\n{"id": "d", "text": "e"}',
+    ):
+        (tmp_path / "a.jsonl").write_text(records)
+        found.add(prepare(config(path=str(tmp_path / "a.jsonl"), held_out_by="tail", held_out=0.4), quiet).fingerprint)
+    assert len(found) == 2
 
 
 def test_the_fingerprint_knows_split_and_tokenizer(config, folder):

@@ -48,6 +48,7 @@ def test_folder_reads_its_extensions_and_keeps_bytes_as_they_are(tmp_path):
     (tmp_path / "e.csv").write_text("not read")
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "f.txt").write_text("hidden")
+    (tmp_path / ".a.txt").write_text("hidden")
     assert read(tmp_path) == [
         Document("a.md", "# é"),
         Document("b.txt", "\ufeffline\r\nend\n"),

@@ -50,7 +50,9 @@ def test_store_holds_ids_with_the_end_of_each_document(tmp_path):
 
 
 def test_without_an_end_id_documents_follow_each_other(tmp_path):
-    assert write(tmp_path / "store", ("ab", "c"), CharTokenizer("abc")).tokens.tolist() == [0, 1, 2]
+    store = write(tmp_path / "store", ("ab", "é"), CharTokenizer("abé"))
+    assert store.tokens.tolist() == [0, 1, 2]
+    assert (store.num_tokens, store.num_bytes) == (3, 4)
 
 
 def test_large_vocabularies_take_32_bits(tmp_path):

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data import tokenizer_files
 from data.errors import DataError
 from data.tokenizers import ByteTokenizer, CharTokenizer, load_tokenizer
 
@@ -89,6 +90,7 @@ def test_fingerprints_differ_between_tokenizers(pieces):
     made = [ByteTokenizer(), CharTokenizer("ab"), CharTokenizer("ac"), pieces]
     assert len({tokenizer.fingerprint for tokenizer in made}) == 4
     assert CharTokenizer("ab").fingerprint == made[1].fingerprint
+    assert tokenizer_files.fingerprint("char", b"ab") != tokenizer_files.fingerprint("sentencepiece", b"ab")
 
 
 def test_changed_data_is_refused_with_both_fingerprints(tmp_path):

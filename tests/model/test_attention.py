@@ -1,0 +1,100 @@
+"""Every path of attention against the f32 reference, values and gradients; and what a mask lets through."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.attention import IMPLEMENTATIONS, MaskSpec, attention
+
+B, H, T, K = 2, 4, 16, 8
+
+
+def inputs(G=H, S=T, dtype=jnp.float32, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    shapes = ((B, H, T, K), (B, G, S, K), (B, G, S, K))
+    return [jax.random.normal(key, shape).astype(dtype) for key, shape in zip(keys, shapes, strict=True)]
+
+
+SEGMENTS = jnp.asarray(np.repeat([[0, 1, 2, 3], [1, 1, 2, 2]], T // 4, axis=1), jnp.int32)
+MASKS = {
+    "causal": MaskSpec(),
+    "full": MaskSpec(causal=False),
+    "segments": MaskSpec(query_segments_BT=SEGMENTS, key_segments_BS=SEGMENTS),
+    "segments_full": MaskSpec(causal=False, query_segments_BT=SEGMENTS, key_segments_BS=SEGMENTS),
+}
+
+
+def by_hand(q, k, v, mask):
+    """One query at a time, in float64: shares nothing with the code under test but the definition."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    out = np.zeros_like(q)
+    for b, h, t in np.ndindex(B, H, T):
+        g = h // (H // k.shape[1])
+        seen = [
+            s
+            for s in range(k.shape[2])
+            if (not mask.causal or s <= t + int(mask.query_offset))
+            and (mask.query_segments_BT is None or mask.query_segments_BT[b, t] == mask.key_segments_BS[b, s])
+        ]
+        scores = np.array([q[b, h, t] @ k[b, g, s] / np.sqrt(K) for s in seen])
+        weights = np.exp(scores - scores.max())
+        out[b, h, t] = (weights / weights.sum()) @ v[b, g, seen]
+    return out
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_reference_is_the_definition(mask, groups):
+    q, k, v = inputs(G=groups)
+    np.testing.assert_allclose(
+        attention(q, k, v, MASKS[mask], impl="reference"), by_hand(q, k, v, MASKS[mask]), atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("impl", [name for name in IMPLEMENTATIONS if name != "reference"])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_paths_equal_the_reference_in_values_and_gradients(impl, mask, groups):
+    q, k, v = inputs(G=groups)
+    weight = jax.random.normal(jax.random.key(9), q.shape)
+
+    def run(impl):
+        return jax.value_and_grad(
+            lambda q, k, v: jnp.sum(weight * attention(q, k, v, MASKS[mask], impl=impl)), argnums=(0, 1, 2)
+        )(q, k, v)
+
+    (ours, our_grads), (reference, reference_grads) = run(impl), run("reference")
+    np.testing.assert_allclose(ours, reference, rtol=1e-5)
+    for mine, theirs in zip(our_grads, reference_grads, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=3e-6)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_query_offset_is_the_slot_of_the_first_query(impl):
+    q, k, v = inputs(S=T + 5)
+    mask = MaskSpec(query_offset=jnp.int32(3))
+    np.testing.assert_allclose(attention(q, k, v, mask, impl=impl), by_hand(q, k, v, mask), atol=2e-6)
+
+
+def test_bf16_stays_near_the_reference():
+    q, k, v = inputs(dtype=jnp.bfloat16)
+    out = attention(q, k, v, MaskSpec(), impl="xla")
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        out.astype(np.float32), attention(q, k, v, MaskSpec(), impl="reference").astype(np.float32), atol=0.03
+    )
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_a_row_with_nothing_to_see_has_no_nan(impl):
+    q, k, v = inputs()
+    nothing = MaskSpec(query_segments_BT=jnp.zeros((B, T), int), key_segments_BS=jnp.ones((B, T), int))
+    assert np.isfinite(attention(q, k, v, nothing, impl=impl)).all()
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_drop_acts_on_the_attention_weights(impl):
+    q, k, v = inputs()
+    dropped = attention(q, k, v, MaskSpec(), impl=impl, drop=lambda weights: 2.0 * weights)
+    np.testing.assert_allclose(dropped, 2.0 * attention(q, k, v, MaskSpec(), impl=impl), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,68 @@
+"""Schedules at their corners; weight decay by role; AdamW against the paper's formula."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model import parameters
+from model.build import build
+from tests import tiny
+from train.optimizers import make_optimizer, make_schedule
+
+C = dataclasses.replace(tiny.OPTIMIZER, peak_lr=1.0, warmup_steps=10, final_lr_fraction=0.1, decay_fraction=0.2)
+
+
+def rates(schedule, steps=100, **changes):
+    made = make_schedule(dataclasses.replace(C, schedule=schedule, **changes), steps)
+    return np.asarray([float(made(step)) for step in range(steps)])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "inverse_sqrt", "wsd"])
+def test_warmup_is_linear_and_wastes_no_step(schedule):
+    np.testing.assert_allclose(rates(schedule)[:11], [*np.arange(1, 11) / 10, 1.0], rtol=1e-5)
+    assert rates(schedule, warmup_steps=0)[0] == 1.0
+
+
+def test_shapes_after_the_warmup():
+    after = np.arange(90)
+    np.testing.assert_allclose(rates("constant")[10:], 1.0)
+    np.testing.assert_allclose(rates("cosine")[10:], 0.1 + 0.45 * (1 + np.cos(np.pi * after / 90)), rtol=1e-5)
+    np.testing.assert_allclose(rates("linear")[10:], 1 - 0.9 * after / 90, rtol=1e-5)
+    np.testing.assert_allclose(rates("inverse_sqrt")[10:], np.sqrt(10 / (10 + after)), rtol=1e-5)
+    np.testing.assert_allclose(rates("wsd")[10:80], 1.0)
+    np.testing.assert_allclose(rates("wsd")[80:], 1 - 0.9 * np.arange(20) / 20, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("schedule", "steps"), [("cosine", 10), ("wsd", 10), ("wsd", 11)])
+def test_phases_that_do_not_fit(schedule, steps):
+    with pytest.raises(ValueError, match=f"{steps} train.steps"):
+        make_schedule(dataclasses.replace(C, schedule=schedule), steps)
+
+
+def test_weight_decay_goes_by_role():
+    weights = parameters.weights(build(tiny.GPT))
+    params = jax.tree.map(lambda w: jnp.ones(w.shape), weights)
+    optimizer = make_optimizer(dataclasses.replace(C, name="sgd", weight_decay=0.5), weights)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    pulled = jax.tree.map(lambda w, u: (w.role, bool(jnp.all(u == 0.5)), bool(jnp.all(u == 0))), weights, updates)
+    for role, decayed, untouched in jax.tree.leaves(pulled, is_leaf=lambda x: isinstance(x, tuple)):
+        assert decayed == (role in ("kernel", "embedding")) and untouched != decayed
+
+
+def test_adamw_is_loshchilov_and_hutters():
+    """Two updates of one number, by hand (Loshchilov & Hutter 2019, algorithm 2)."""
+    c = dataclasses.replace(C, name="adamw", b1=0.9, b2=0.99, epsilon=1e-8, weight_decay=0.1)
+    weights = {"kernel": parameters.Weight((1,), jnp.dtype("float32"), ("embed",), "kernel")}
+    optimizer = make_optimizer(c, weights)
+    x, m, v = 2.0, 0.0, 0.0
+    params = {"kernel": jnp.asarray([x])}
+    state = optimizer.init(params)
+    for t, g in enumerate((0.5, -1.5), 1):
+        updates, state = optimizer.update({"kernel": jnp.asarray([g])}, state, params)
+        params = jax.tree.map(lambda p, u: p - 0.01 * u, params, updates)
+        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
+        x -= 0.01 * ((m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8) + 0.1 * x)
+    assert float(params["kernel"][0]) == pytest.approx(x, rel=1e-5)

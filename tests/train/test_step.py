@@ -1,0 +1,110 @@
+"""One update: exact accumulation, clipping, and what happens to a gradient that is not finite."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model import parameters
+from model.build import build
+from model.losses import Sums, causal_lm
+from model.sharding import ShardingRules
+from tests import tiny
+from train.optimizers import make_optimizer, make_schedule
+from train.state import init_state
+from train.step import gradients, make_train_step
+
+RULES = ShardingRules()
+
+
+@pytest.fixture(autouse=True)
+def one_device():
+    with jax.set_mesh(tiny.mesh()):
+        yield
+
+
+def made(**changes):
+    c = dataclasses.replace(tiny.OPTIMIZER, **changes)
+    model = build(tiny.GPT)
+    optimizer = make_optimizer(c, parameters.weights(model))
+    step = make_train_step(
+        causal_lm(model), optimizer, make_schedule(c, 20), RULES, microbatches=1, clip_norm=c.clip_norm, seed=0
+    )
+    state = jax.jit(lambda: init_state(model, optimizer, jnp.uint32(0)))()
+    return model, jax.jit(step), state
+
+
+def test_microbatches_1_and_4_give_equal_gradients():
+    model, _, state = made()
+    batch = tiny.batch()
+    assert len({row.sum() for row in batch["weights"]}) > 1  # rows count differently
+
+    def run(microbatches):
+        call = jax.jit(lambda p, b: gradients(causal_lm(model), RULES, p, b, jax.random.key(0), microbatches))
+        return call(state.params, batch)
+
+    (one, sums), (four, four_sums) = run(1), run(4)
+    assert float(sums.weight) == float(four_sums.weight) == batch["weights"].sum()
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(a).max() + 1e-3))
+
+
+def test_the_loss_is_the_mean_over_predicted_tokens():
+    model, step, state = made()
+    batch = tiny.batch()
+    sums = jax.jit(lambda p: causal_lm(model)(p, batch, None))(state.params)
+    _, metrics = step(state, batch)
+    assert float(metrics["loss"]) == pytest.approx(float(sums.loss) / batch["weights"].sum(), rel=1e-5)
+    assert float(metrics["tokens"]) == batch["weights"].sum()
+
+
+def test_clipping_scales_the_whole_gradient():
+    _, free, state = made(name="sgd", b1=0.0, weight_decay=0.0, clip_norm=0.0, warmup_steps=0, peak_lr=1.0)
+    _, clipped, _ = made(name="sgd", b1=0.0, weight_decay=0.0, clip_norm=0.01, warmup_steps=0, peak_lr=1.0)
+    (one, metrics), (two, same) = free(state, tiny.batch()), clipped(state, tiny.batch())
+    norm = float(metrics["grad_norm"])
+    assert norm > 0.01 and norm == pytest.approx(float(same["grad_norm"]), rel=1e-5)
+    move = jax.tree.map(lambda a, b: a - b, one.params, state.params)
+    small = jax.tree.map(lambda a, b: a - b, two.params, state.params)
+    for a, b in zip(jax.tree.leaves(move), jax.tree.leaves(small), strict=True):
+        np.testing.assert_allclose(b, a * (0.01 / norm), atol=2e-7)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_touches_neither_parameters_nor_optimiser(bad):
+    _, step, state = made()
+    state, _ = step(state, tiny.batch())
+    poisoned = tiny.batch(seed=1)
+    poisoned["weights"][0, 0] = bad
+    after, metrics = step(state, poisoned)
+    assert float(metrics["skipped"]) == 1.0 and int(after.step) == 2
+    for a, b in zip(
+        jax.tree.leaves((state.params, state.opt_state)), jax.tree.leaves((after.params, after.opt_state)), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    again, metrics = step(after, tiny.batch(seed=2))
+    assert float(metrics["skipped"]) == 0.0 and np.isfinite(float(metrics["loss"]))
+    assert any(
+        (np.asarray(a) != np.asarray(b)).any()
+        for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(again.params), strict=True)
+    )
+
+
+def test_each_step_and_microbatch_has_a_key_of_its_own():
+    """A loss that returns its key's draw shows which keys were used."""
+
+    def loss(params, batch, key):
+        return Sums(params["x"] * jax.random.uniform(key), jnp.float32(1))
+
+    def draw(microbatches, step):
+        key = jax.random.fold_in(jax.random.key(0), step)
+        batch = {"inputs": jnp.zeros((4, 2), jnp.int32)}
+        return float(gradients(loss, RULES, {"x": jnp.float32(1)}, batch, key, microbatches)[0]["x"])
+
+    single = {draw(1, step) for step in range(4)}
+    assert len(single) == 4
+    key = jax.random.key(0)
+    expected = sum(float(jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, 3), m))) for m in range(2))
+    assert draw(2, 3) == pytest.approx(expected, rel=1e-6)

@@ -62,8 +62,16 @@ class GPT(nn.Module):
 
 
 def torch_step(
-    vocab: int, length: int, width: int, layers: int, heads: int, dropout: float = 0.0,
-    lr: float = 1e-3, weight_decay: float = 0.1, clip: float = 1.0, seed: int = 0,
+    vocab: int,
+    length: int,
+    width: int,
+    layers: int,
+    heads: int,
+    dropout: float = 0.0,
+    lr: float = 1e-3,
+    weight_decay: float = 0.1,
+    clip: float = 1.0,
+    seed: int = 0,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Builds model and optimiser; returns step(inputs, targets) -> loss, one whole training step."""
     torch.manual_seed(seed)

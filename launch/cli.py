@@ -2,6 +2,8 @@
 
 import difflib
 import os
+import re
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,7 +106,7 @@ def _parse(values: Any, arguments: Sequence[str]) -> list[str]:
         arguments = [f"--config={path}" if a.startswith("--config=") else a for a in arguments]
         rest = values(["tessera", *arguments[1:]])[1:]
     except flags.IllegalFlagValueError as error:
-        raise UsageError(str(error).removeprefix("flag ")) from error
+        raise UsageError(_wrong_type(str(error), path)) from error
     except AttributeError as error:  # from ml_collections: an unknown key, with the nearest name
         raise UsageError(
             "unknown config key " + " ".join(str(error).strip("'\"").replace("\\n", " ").split())
@@ -116,6 +118,22 @@ def _parse(values: Any, arguments: Sequence[str]) -> list[str]:
     values.__dict__["config_file"] = path
     values.__dict__["given"] = [a[len("--config.") :].split("=")[0] for a in arguments if a.startswith("--config.")]
     return rest
+
+
+def _wrong_type(message: str, path: str | None) -> str:
+    """`flag --config.train.steps=x: invalid literal …` in terms of the leaf: its name, the value, what it must be."""
+    found = re.match(r"flag --config\.([\w.]+)=(.*?): ", message, re.DOTALL)
+    if not found or path is None:
+        return message.removeprefix("flag ")
+    node = runpy.run_path(path)["get_config"]()
+    for part in found[1].split("."):
+        kind = node.get_type(part)
+        node = node[part]
+    return f"config.{found[1]}={found[2]!r}: it must be {_kind(kind)}, as {node!r} is"
+
+
+def _kind(kind: type) -> str:
+    return {int: "an int", float: "a float", bool: "true or false", tuple: "a tuple"}.get(kind, f"a {kind.__name__}")
 
 
 def _config_path(arguments: Sequence[str]) -> str | None:

@@ -44,7 +44,7 @@ def trained(config, mesh, rules=None, *, optimizer=tiny.OPTIMIZER, microbatches=
         compiled = jitted.lower(state, place_batch(tiny.batch(), placed)).compile()
         losses = []
         for i in range(steps):
-            state, metrics = compiled(state, place_batch(tiny.batch(seed=i), placed))
+            state, metrics = compiled(state, place_batch(tiny.batch(seed=i % 2), placed))
             losses.append(float(metrics["loss"]))
     return np.asarray(losses), state, compiled
 
@@ -114,12 +114,15 @@ def test_every_optimiser_trains_the_same_on_a_mesh(name):
     assert many[-1] < many[0]
     for leaf in jax.tree.leaves(state.opt_state):
         held = math.prod(leaf.sharding.shard_shape(leaf.shape))
-        assert leaf.size <= 512 or held < leaf.size or leaf.ndim == 2, (leaf.shape, leaf.sharding)
+        assert leaf.size <= 512 or held < leaf.size, (leaf.shape, leaf.sharding)
     if name == "adafactor":
-        shapes = {leaf.shape: leaf.sharding.spec for leaf in jax.tree.leaves(state.opt_state)}
         # Of the MLP's (2, 128, 256) kernel: sums over the width 256 keep (layers, embed), over 128 (layers, mlp).
-        assert shapes[(2, 128)] == jax.sharding.PartitionSpec(None, "fsdp")
-        assert shapes[(2, 256)] == jax.sharding.PartitionSpec(None, "tensor")
+        factored = state.opt_state[0][0]
+        up = [getattr(factored, name)["layers"]["mlp"]["up"]["kernel"] for name in ("v_row", "v_col")]
+        assert [(x.shape, tuple(x.sharding.spec)) for x in up] == [
+            ((2, 128), (None, "fsdp")),
+            ((2, 256), (None, "tensor")),
+        ]
 
 
 @pytest.mark.parametrize("mesh", [{}, {"fsdp": 2}], ids=["one", "fsdp2"])

@@ -1,0 +1,207 @@
+"""Training as a user starts it: whole runs of a tiny config, resumed, killed, refused."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import tessera
+from data.errors import DataError
+from launch import train
+from tests import tiny
+from train.console import Console
+from train.records import RunError, read_metrics
+
+FILE = """
+from pathlib import Path
+from tests import tiny
+def get_config():
+    config = tiny.config(Path({folder!r}))
+    config.train.update(steps=300, eval_every=0)
+    config.checkpoint.update(every_steps=40, keep_last=2)
+    config.model.dropout = 0.1
+    return config
+"""
+
+
+def params_of(folder):
+    return jax.tree.leaves(jax.device_get(tessera.load(folder).params))
+
+
+def assert_same_params(a, b):
+    for x, y in zip(params_of(a), params_of(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run of 20 steps on one device, and what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = tiny.config(folder)
+    config.mesh.data = 8
+    lines = []
+    console = Console()
+    console.say = lambda text="": lines.append(text)
+    assert train.run(config, console=console) == train.DONE
+    return folder, "\n".join(lines)
+
+
+def test_a_run_learns_and_explains_itself(finished):
+    folder, said = finished
+    run = folder / "run"
+    records = read_metrics(run)
+    assert [r["step"] for r in records] == list(range(1, 21))
+    assert records[0]["loss"] == pytest.approx(np.log(257), abs=0.1)
+    assert records[-1]["loss"] < records[0]["loss"] - 1
+    assert {"step", "loss", "grad_norm", "learning_rate", "tokens_per_second"} <= records[0].keys()
+    assert {"eval/loss", "eval/bits_per_byte", "eval/perplexity"} <= records[9].keys() & records[19].keys()
+    # One byte a token: bits per byte are nats over ln 2.
+    assert records[19]["eval/bits_per_byte"] == pytest.approx(records[19]["eval/loss"] / np.log(2))
+    assert records[19]["tokens"] == 20 * 8 * 32
+    config = json.loads((run / "config.json").read_text())
+    assert (
+        config["config"]["train.steps"] == 20
+        and config["model"]["vocab_size"] == 257
+        and config["model"]["mlp_dim"] == 128
+    )
+    assert "jax" in json.loads((run / "environment.json").read_text())["packages"]
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG") and "## Step 20" in (run / "samples.md").read_text()
+    assert (run / "checkpoints" / "20").is_dir() and (run / "tokenizer").is_dir()
+    for word in (
+        "bits per byte",
+        "next:",
+        "tessera generate",
+        "FLOPs a token",
+        "temporary a device, predicted",
+        "from step 0",
+    ):
+        assert word in said
+    assert re.search(
+        r"step 20/20 100%  loss \d.* lr .* grad .* tok/s  MFU -  \d+ ms/step  data \d+%  mem .* ETA 0s", said
+    )
+
+
+def test_the_same_command_again_says_that_the_run_is_complete(finished, capsys):
+    folder, _ = finished
+    config = tiny.config(folder)
+    config.mesh.data = 8
+    before = (folder / "run" / "metrics.jsonl").read_bytes()
+    assert train.run(config) == train.DONE
+    assert "is complete: 20 of 20 steps" in capsys.readouterr().out
+    assert (folder / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_config_in_the_same_folder_is_refused_with_the_difference(finished):
+    folder, _ = finished
+    config = tiny.config(folder)
+    config.model.embed_dim = 64
+    with pytest.raises(RunError, match=r"holds another run:\n  model.embed_dim: 32 -> 64"):
+        train.run(config)
+
+
+def test_other_data_in_the_same_folder_is_refused(tmp_path):
+    config = tiny.config(tmp_path)
+    config.train.steps = 4
+    assert train.run(config) == train.DONE
+    source = tmp_path / "corpus.txt"
+    source.write_text(source.read_text().replace("a", "b", 1))
+    config.train.steps = 8
+    with pytest.raises(RunError, match=r"holds another run:\n  corpus: "):
+        train.run(config)
+
+
+def test_fresh_starts_over_and_deletes_nothing(tmp_path):
+    config = tiny.config(tmp_path)
+    config.train.steps = 4
+    assert train.run(config) == train.DONE
+    config.seed = 1
+    assert train.run(config, fresh=True) == train.DONE
+    assert len(list(tmp_path.glob("run.*/checkpoints/4"))) == 1
+    assert len(read_metrics(tmp_path / "run")) == 4
+
+
+def test_more_steps_continue_a_complete_run(tmp_path, capsys):
+    config = tiny.config(tmp_path)
+    config.optimizer.schedule = "constant"
+    config.train.steps = 6
+    assert train.run(config) == train.DONE
+    config.train.steps = 12
+    assert train.run(config) == train.DONE
+    said = capsys.readouterr().out
+    assert "changed since the run began: train.steps: 6 -> 12" in said and "resuming after step 6" in said
+    whole = tiny.config(tmp_path)
+    whole.optimizer.schedule = "constant"
+    whole.update_from_flattened_dict({"train.steps": 12, "run.dir": str(tmp_path / "whole")})
+    assert train.run(whole) == train.DONE
+    assert_same_params(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_corpus_shorter_than_a_batch_is_an_error_with_numbers(tmp_path):
+    config = tiny.config(tmp_path, text="only a few words, fewer than a batch takes")
+    with pytest.raises(DataError, match=r"\d+"):
+        train.run(config)
+
+
+def test_tokeniser_larger_than_the_table_is_an_error(tmp_path):
+    config = tiny.config(tmp_path)
+    config.model.vocab_size = 100
+    with pytest.raises(ValueError, match="model.vocab_size 100 is smaller than the tokeniser's vocabulary of 257"):
+        train.run(config)
+
+
+def start(config_file, *flags):
+    command = [sys.executable, "-m", "tessera", "train", f"--config={config_file}", "--devices=1", *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ})
+
+
+def wait_for_step(process, folder, step):
+    path = folder / "run" / "metrics.jsonl"
+    for _ in range(1200):
+        if path.exists() and path.read_bytes().count(b'"loss"') >= step:
+            return
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    raise AssertionError("the run did not get so far")
+
+
+def test_kill_9_and_ctrl_c_then_the_same_command_gives_the_unbroken_run(tmp_path):
+    """Killed once, stopped by Ctrl-C once, continued twice: parameters bit-equal to a run that nothing disturbed."""
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    files = {}
+    for folder in (broken, whole):
+        folder.mkdir()
+        files[folder] = folder / "config.py"
+        files[folder].write_text(FILE.format(folder=str(folder)))
+
+    process = start(files[broken])
+    wait_for_step(process, broken, 60)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed_at = len(read_metrics(broken / "run"))
+    assert 60 <= killed_at < 300
+
+    process = start(files[broken])
+    wait_for_step(process, broken, killed_at + 60)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert re.search(r"resuming after step (40|80|120|160|200|240)\b", said), said
+    stopped_at = int(re.search(r"stopped by SIGINT at step (\d+)", said)[1])
+
+    process = start(files[broken])
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and f"resuming after step {stopped_at}" in said, said
+
+    process = start(files[whole])
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert_same_params(broken / "run", whole / "run")
+    losses = [[r["loss"] for r in read_metrics(folder / "run")] for folder in (broken, whole)]
+    assert len(losses[0]) == 300 and losses[0] == losses[1]

@@ -1,8 +1,8 @@
 """Every leaf that an experiment has, with the value it takes where a config says nothing.
 
-The experiments beside this file start from these values and state what differs. The meaning and unit of each leaf stand
-at the frozen dataclass that it becomes: `ModelConfig`, `DataConfig`, `OptimizerConfig`, `TrainConfig`, `CheckpointConfig`,
-`MeshConfig`, `ShardingRules`, `RunConfig`.
+The experiments beside this file start from these values and state what differs. The meaning and unit of each leaf
+stand at the frozen dataclass that it becomes: `ModelConfig`, `DataConfig`, `OptimizerConfig`, `TrainConfig`,
+`CheckpointConfig`, `MeshConfig`, `ShardingRules`, `RunConfig`.
 """
 
 from ml_collections import ConfigDict
@@ -31,14 +31,14 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict(
         {
-            "vocab_size": placeholder(int),  # None: the tokeniser's
+            "vocab_size": 0,  # the tokeniser's
             "max_length": 1024,
             "num_layers": 12,
             "embed_dim": 768,
             "num_heads": 12,
-            "num_kv_heads": placeholder(int),
-            "head_dim": placeholder(int),
-            "mlp_dim": placeholder(int),
+            "num_kv_heads": 0,
+            "head_dim": 0,
+            "mlp_dim": 0,
             "positions": "learned",
             "rope_theta": 10_000.0,
             "norm": "layer",

@@ -2,8 +2,8 @@
 
 tessera train --config=configs/gpt2_124m.py --config.data.path=corpus.jsonl
 
-The tokeniser is a sentencepiece of GPT-2's vocabulary size, trained on the corpus. The table is padded to 50,304 rows, a
-multiple of 128, which matrix units like and every usual tensor axis divides.
+The tokeniser is a sentencepiece of GPT-2's vocabulary size, trained on the corpus. The table is padded to 50,304 rows,
+a multiple of 128, which matrix units like and every usual tensor axis divides.
 """
 
 from ml_collections import ConfigDict

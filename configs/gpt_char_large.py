@@ -1,4 +1,4 @@
-"""A character-level GPT with the settings of nanoGPT's GPU recipe (6 layers, 6 heads, width 384, block 256, dropout 0.2).
+"""A character-level GPT with nanoGPT's GPU recipe: 6 layers, 6 heads, width 384, block 256, batch 64, dropout 0.2.
 
 tessera train --config=configs/gpt_char_large.py --config.data.path=input.txt
 """

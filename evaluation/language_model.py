@@ -14,6 +14,7 @@ from model.config import ModelConfig
 from model.decoding import Decoder, Sampling
 from model.losses import causal_lm
 from model.sharding import ShardingRules
+from model.transformer import apply
 
 INCOMPLETE = "\ufffd"  # what a tokeniser decodes half a character to
 
@@ -31,7 +32,7 @@ class LanguageModel:
         self.config, self.params, self.tokenizer, self.mesh = config.resolved(), params, tokenizer, mesh
         model = build(config, rules)
         self._decoder = Decoder(model, config, rules)
-        self._logits = jax.jit(lambda params, ids_BT: model.apply({"params": params}, ids_BT).logits_BTV)
+        self._logits = jax.jit(lambda params, ids_BT: apply(model, params, ids_BT).logits_BTV)
         loss = causal_lm(model)
         self._sums = jax.jit(lambda params, batch: loss(params, batch, None))
 
@@ -117,10 +118,12 @@ class LanguageModel:
             ids = np.asarray(([] if eos is None else [eos]) + self.tokenizer.encode(text), np.int32)
             for start in range(0, len(ids) - 1, length):
                 window = ids[start : start + length + 1]
-                batch = {name: np.zeros((1, length), np.int32) for name in ("inputs", "targets")}
-                batch["weights"] = np.zeros((1, length), np.float32)
-                n = len(window) - 1
-                batch["inputs"][0, :n], batch["targets"][0, :n], batch["weights"][0, :n] = window[:-1], window[1:], 1
+                padding = (0, length + 1 - len(window))
+                batch = {
+                    "inputs": np.pad(window[:-1], padding)[None],
+                    "targets": np.pad(window[1:], padding)[None],
+                    "weights": np.pad(np.ones(len(window) - 1, np.float32), padding)[None],
+                }
                 with jax.set_mesh(self.mesh):
                     sums = jax.device_get(self._sums(self.params, batch))
                 nats, tokens = nats + float(sums.loss), tokens + float(sums.weight)

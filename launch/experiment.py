@@ -6,8 +6,6 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from ml_collections import ConfigDict
-
 from data.config import DataConfig
 from model.config import ModelConfig
 from model.sharding import PRESETS, ShardingRules, parse_axes
@@ -22,13 +20,12 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One experiment, checked. `model.vocab_size` is 1 where the tokeniser is to say it."""
+    """One experiment, checked. `model.vocab_size` is 0 where the tokeniser is to say it."""
 
     seed: int
     run: RunConfig
     data: DataConfig
     model: ModelConfig
-    vocab_from_tokenizer: bool
     optimizer: OptimizerConfig
     train: TrainConfig
     checkpoint: CheckpointConfig
@@ -36,24 +33,19 @@ class Experiment:
     rules: ShardingRules
 
 
-def read(config: ConfigDict) -> Experiment:
-    """Checks a config, section by section.
+def read(config: Any) -> Experiment:
+    """Checks a ConfigDict, section by section.
 
     Raises:
         ValueError: a missing or unknown leaf, a wrong type, or a value that its section refuses.
     """
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
         raise ValueError(f"seed is {config.seed!r}: use an integer from 0 to 4294967295")
-    model = dict(config.model)
-    vocab_from_tokenizer = model["vocab_size"] is None
-    if vocab_from_tokenizer:
-        model["vocab_size"] = 1
     return Experiment(
         seed=config.seed,
         run=section(RunConfig, "run", config.run),
         data=section(DataConfig, "data", config.data),
-        model=section(ModelConfig, "model", model),
-        vocab_from_tokenizer=vocab_from_tokenizer,
+        model=section(ModelConfig, "model", config.model),
         optimizer=section(OptimizerConfig, "optimizer", config.optimizer),
         train=section(TrainConfig, "train", config.train),
         checkpoint=section(CheckpointConfig, "checkpoint", config.checkpoint),

@@ -159,12 +159,12 @@ def _folder(experiment: Experiment, fresh: bool, console: Console) -> Path:
 
 def _model_config(experiment: Experiment, corpus: Corpus) -> ModelConfig:
     size = corpus.tokenizer.vocab_size
-    if experiment.vocab_from_tokenizer:
+    if not experiment.model.vocab_size:
         return dataclasses.replace(experiment.model, vocab_size=size).resolved()
     if experiment.model.vocab_size < size:
         raise ValueError(
             f"model.vocab_size {experiment.model.vocab_size} is smaller than the tokeniser's vocabulary of {size}: "
-            f"use {size} or more, or leave it None"
+            f"use {size} or more, or 0 for the tokeniser's"
         )
     return experiment.model.resolved()
 
@@ -263,7 +263,7 @@ def _header(
         console.say(f"{name:<10} {value}")
 
 
-def _no_peak(device: jax.Device, model: ModelConfig) -> str:
+def _no_peak(device: Any, model: ModelConfig) -> str:
     if show.peak_flops(device):
         return f"no MFU: the published peak is for bfloat16, this run computes in {model.compute_dtype}"
     return f"no MFU: no published peak for {device.device_kind}"

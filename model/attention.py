@@ -14,8 +14,7 @@ from model.sharding import ShardingRules
 MASKED = -1e30  # finite, so that a row with nothing to see stays free of NaN
 
 
-@struct.dataclass
-class MaskSpec:
+class MaskSpec(struct.PyTreeNode):
     """Which keys a query sees: those at or before it, of its own segment.
 
     A *slot* is a place in the key array. Query t stands in slot `query_offset + t`. Segment 0 is padding.
@@ -38,8 +37,7 @@ class MaskSpec:
         return allowed
 
 
-@struct.dataclass
-class Context:
+class Context(struct.PyTreeNode):
     """What every layer is told beside its input: where tokens stand, what they see, and whether we train."""
 
     positions_BT: jax.Array
@@ -47,8 +45,7 @@ class Context:
     train: bool = struct.field(pytree_node=False, default=False)
 
 
-@struct.dataclass
-class Cache:
+class Cache(struct.PyTreeNode):
     """Keys and values of the tokens seen so far, for all layers; `filled` slots are in use."""
 
     k_LBGSK: jax.Array

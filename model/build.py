@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -80,7 +81,7 @@ def _stacked(c: ModelConfig) -> Callable[..., nn.Module]:
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(0, nn.broadcast),
+        in_axes=cast(Any, (0, nn.broadcast)),
         length=c.num_layers,
         unroll=unroll,
         metadata_params={nn.PARTITION_NAME: "layers"},

@@ -16,20 +16,20 @@ CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and choices of a decoder. Fields that are None are derived by `resolved()`.
+    """Sizes and choices of a decoder. Sizes that are 0 are derived by `resolved()`.
 
     Raises:
         ValueError: a size that is not positive or does not divide, or a choice that does not exist.
     """
 
-    vocab_size: int = 50_304  # V: rows of the embedding; at least the tokeniser's vocabulary
+    vocab_size: int = 50_304  # V: rows of the embedding; in an experiment, 0 = the tokeniser's vocabulary
     max_length: int = 1_024  # tokens a sequence may have
     num_layers: int = 12  # L: blocks
     embed_dim: int = 768  # D: width of the residual stream
     num_heads: int = 12  # H: query heads
-    num_kv_heads: int | None = None  # G: key and value heads (Ainslie et al. 2023); None = num_heads
-    head_dim: int | None = None  # K: size of one head; None = embed_dim / num_heads
-    mlp_dim: int | None = None  # F: hidden width of the MLP; None = 4 * embed_dim
+    num_kv_heads: int = 0  # G: key and value heads (Ainslie et al. 2023); 0 = num_heads
+    head_dim: int = 0  # K: size of one head; 0 = embed_dim / num_heads
+    mlp_dim: int = 0  # F: hidden width of the MLP; 0 = 4 * embed_dim
     positions: str = "learned"  # learned | rotary | none
     rope_theta: float = 10_000.0  # base of the rotary wavelengths (Su et al. 2021)
     norm: str = "layer"  # layer | rms
@@ -50,26 +50,18 @@ class ModelConfig:
             value = getattr(self, field)
             if value not in allowed:
                 raise ValueError(f"model.{field} is {value!r}: use one of {', '.join(allowed)}")
-        sizes = (
-            "vocab_size",
-            "max_length",
-            "num_layers",
-            "embed_dim",
-            "num_heads",
-            "num_kv_heads",
-            "head_dim",
-            "mlp_dim",
-        )
-        for field in sizes:
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"model.{field} is {value}: it must be at least 1")
-        if self.head_dim is None and self.embed_dim % self.num_heads:
+        for field in ("max_length", "num_layers", "embed_dim", "num_heads"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"model.{field} is {getattr(self, field)}: it must be at least 1")
+        for field in ("vocab_size", "num_kv_heads", "head_dim", "mlp_dim"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"model.{field} is {getattr(self, field)}: it must be at least 1, or 0 to derive it")
+        if not self.head_dim and self.embed_dim % self.num_heads:
             raise ValueError(
                 f"model.embed_dim {self.embed_dim} is not divisible by model.num_heads {self.num_heads}: "
                 f"use {_joined(_divisors(self.embed_dim))} heads, or set model.head_dim"
             )
-        if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
+        if self.num_kv_heads and self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"model.num_heads {self.num_heads} is not divisible by model.num_kv_heads {self.num_kv_heads}: "
                 f"use {_joined(_divisors(self.num_heads))} key-value heads"
@@ -85,7 +77,13 @@ class ModelConfig:
             )
 
     def resolved(self) -> "ModelConfig":
-        """The same network with every derived size written out."""
+        """The same network with every derived size written out.
+
+        Raises:
+            ValueError: no vocabulary size, which only a tokeniser can tell.
+        """
+        if not self.vocab_size:
+            raise ValueError("model.vocab_size is 0: without a tokeniser to say it, give the number of ids")
         return dataclasses.replace(
             self,
             num_kv_heads=self.num_kv_heads or self.num_heads,

@@ -13,13 +13,13 @@ from flax import struct
 from model.attention import Cache
 from model.config import ModelConfig
 from model.sharding import ShardingRules, shards
+from model.transformer import apply
 
 CHUNK = 16  # tokens between two looks at the output
 BUCKET = 32  # prompts and caches are padded to multiples of this, so that few shapes are compiled
 
 
-@struct.dataclass
-class Sampling:
+class Sampling(struct.PyTreeNode):
     """How the next token is drawn. Temperature 0 takes the most likely one; top_k 0 allows all."""
 
     temperature: jax.Array | float = 1.0
@@ -32,8 +32,7 @@ class Sampling:
             raise ValueError(f"top_k is {self.top_k}: use 0 (off) to {vocab_size}, the vocabulary")
 
 
-@struct.dataclass
-class DecodeState:
+class DecodeState(struct.PyTreeNode):
     """A batch in the middle of generation."""
 
     cache: Cache
@@ -54,7 +53,7 @@ def empty_cache(config: ModelConfig, rules: ShardingRules, batch: int, slots: in
 def prefill(model: nn.Module, params: Any, ids_BT: jax.Array, segments_BT: jax.Array, cache: Cache) -> DecodeState:
     """Reads left-padded prompts (segment 0 is padding) into an empty cache."""
     positions_BT = jnp.maximum(jnp.cumsum(segments_BT, axis=1) - 1, 0)
-    output = model.apply({"params": params}, ids_BT, segments_BT=segments_BT, positions_BT=positions_BT, cache=cache)
+    output = apply(model, params, ids_BT, segments_BT=segments_BT, positions_BT=positions_BT, cache=cache)
     B = ids_BT.shape[0]
     return DecodeState(
         output.cache, output.logits_BTV[:, -1], positions_BT[:, -1] + 1, jnp.zeros(B, bool), jnp.int32(0)
@@ -100,9 +99,7 @@ def generate(
         if eos_id is not None:
             token_B = jnp.where(finished_B, eos_id, token_B)
             finished_B = finished_B | (token_B == eos_id)
-        output = model.apply(
-            {"params": params}, token_B[:, None], positions_BT=state.position_B[:, None], cache=state.cache
-        )
+        output = apply(model, params, token_B[:, None], positions_BT=state.position_B[:, None], cache=state.cache)
         tokens_BN = jax.lax.dynamic_update_slice(tokens_BN, token_B[:, None], (0, i))
         new = DecodeState(output.cache, output.logits_BTV[:, 0], state.position_B + 1, finished_B, state.count + 1)
         return new, tokens_BN

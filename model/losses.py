@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from model.transformer import apply
+
 Batch = dict[str, jax.Array]
 
 
-@struct.dataclass
-class Sums:
+class Sums(struct.PyTreeNode):
     """What batches add up to: `loss` in nats, `weight` in predicted tokens. `loss / weight` is the mean."""
 
     loss: jax.Array
@@ -38,7 +39,7 @@ def causal_lm(model: nn.Module) -> LossFn:
 
     def loss(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
         rngs = None if key is None else {"dropout": key}
-        output = model.apply({"params": params}, batch["inputs"], train=key is not None, rngs=rngs)
+        output = apply(model, params, batch["inputs"], train=key is not None, rngs=rngs)
         with jax.named_scope("loss"):
             nats_BT = cross_entropy(output.logits_BTV, batch["targets"])
             return Sums(jnp.sum(nats_BT * batch["weights"]), jnp.sum(batch["weights"]))

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from flax.core import meta
-from flax.traverse_util import flatten_dict
 from jax.sharding import AbstractMesh, AxisType
 
 from model.sharding import MESH_AXES, ShardingRules, shards
@@ -56,7 +55,7 @@ class Declared(struct.PyTreeNode, meta.AxisMetadata):
         return self.replace(axes=(*self.axes[:index], *self.axes[index + 1 :]))
 
 
-def declare(initializer: Callable[..., jax.Array], *axes: str) -> Callable[..., Declared]:
+def declare(initializer: Callable[..., jax.Array], *axes: str) -> Callable[..., Any]:
     """An initialiser whose weight carries the logical names of its dimensions."""
     return lambda *args: Declared(initializer(*args), axes)
 
@@ -85,7 +84,7 @@ def shardings(tree: Params, rules: ShardingRules, mesh: jax.sharding.Mesh) -> Pa
     Raises:
         ValueError: a dimension that the mesh cannot cut into equal parts, with the sizes and the way out.
     """
-    for name, weight in flatten_dict(tree, sep="/").items():
+    for name, weight in named_leaves(tree).items():
         for size, axis in zip(weight.shape, weight.axes, strict=True):
             parts = shards(getattr(rules, axis), dict(mesh.shape))
             if size % parts:
@@ -96,6 +95,12 @@ def shardings(tree: Params, rules: ShardingRules, mesh: jax.sharding.Mesh) -> Pa
                     f"--config.sharding.{axis}=''"
                 )
     return jax.tree.map(lambda w: jax.sharding.NamedSharding(mesh, rules.spec(*w.axes)), tree)
+
+
+def named_leaves(tree: Params) -> dict[str, Any]:
+    """ "layers/mlp/up/kernel" -> leaf, in the order of the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _common(size: int, parts: int) -> str:

@@ -1,6 +1,7 @@
 """The decoder: embeddings, a stack of blocks with one leading `layers` axis, and the output projection."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -14,12 +15,16 @@ from model.sharding import ShardingRules
 Factory = Callable[..., nn.Module]
 
 
-@struct.dataclass
-class Output:
+class Output(struct.PyTreeNode):
     """What a network returns: logits_BTV in f32, and the cache behind the new tokens where one was passed in."""
 
     logits_BTV: jax.Array
-    cache: Cache | None = None
+    cache: Any = None  # Cache where one was passed in
+
+
+def apply(model: nn.Module, params: Any, ids_BT: jax.Array, **options: Any) -> Output:
+    """`model` as a function of its parameters; `options` are those of `Transformer.__call__`, and `rngs`."""
+    return cast(Output, model.apply({"params": params}, ids_BT, **options))
 
 
 class Block(nn.Module):

@@ -11,7 +11,7 @@ from studies.runs import read_runs
 
 
 def plot_runs(runs: Sequence[str | Path], out: Path) -> Path:
-    """Writes training loss (thin: raw, thick: running median) and held-out bits per byte over tokens, one colour a run."""
+    """Draws training loss (thin: raw, thick: running median) and held-out bits per byte over tokens, a colour a run."""
     frame = read_runs(runs)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     loss, held_out = figure.subplots(1, 2)

@@ -72,7 +72,7 @@ def _without_post_init(tree):
 
 def test_model_defaults_stand_in_one_voice():
     config = dict(defaults.get_config().model)
-    config["vocab_size"] = ModelConfig().vocab_size  # None there: the tokeniser's
+    config["vocab_size"] = ModelConfig().vocab_size  # 0 there: the tokeniser's
     assert ModelConfig(**config) == ModelConfig()
 
 

@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from flax.traverse_util import flatten_dict
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from model.parameters import Params, Weight
+from model.parameters import Params, Weight, named_leaves
 
 # Peak dense bf16 FLOP/s of one device, from the vendors' data sheets (no sparsity).
 PEAK_FLOPS = {
@@ -27,7 +26,7 @@ PEAK_FLOPS = {
 }
 
 
-def peak_flops(device: jax.Device) -> float | None:
+def peak_flops(device: Any) -> float | None:
     """Peak bf16 FLOP/s of `device`, or None where no data sheet gives one (a CPU)."""
     matches = [peak for name, peak in PEAK_FLOPS.items() if device.device_kind.startswith(name)]
     return matches[0] if matches else None
@@ -95,8 +94,8 @@ def log_line(record: Mapping[str, Any], total: int) -> str:
 def parameter_rows(weights: Params, shardings: Params) -> list[list[str]]:
     """A row a weight: name, shape, count, mesh axes, bytes on one device; and a row of totals."""
     rows, count, held = [], 0, 0
-    placed = flatten_dict(shardings, sep="/")
-    for name, weight in flatten_dict(weights, sep="/").items():
+    placed = named_leaves(shardings)
+    for name, weight in named_leaves(weights).items():
         share = device_bytes(weight, placed[name])
         spec = ", ".join(_axis_name(axis, placed[name].mesh) for axis in placed[name].spec)
         shape = "×".join(map(str, weight.shape))

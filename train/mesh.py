@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -47,7 +48,7 @@ class MeshConfig:
         return {axis: num_devices // fixed if size == -1 else size for axis, size in sizes.items()}
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with all five axes, those of size 1 included, so that one rule set fits every mesh."""
     devices = list(devices or jax.devices())
     sizes = config.sizes(len(devices))
@@ -55,7 +56,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
 
 
-def single_device_mesh(device: jax.Device | None = None) -> Mesh:
+def single_device_mesh(device: Any = None) -> Mesh:
     """A mesh of one device, on which everything is whole."""
     return make_mesh(MeshConfig(1, 1, 1, 1, 1), [device or jax.devices()[0]])
 

@@ -62,6 +62,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     # Update n of the warmup has (n + 1) / warmup_steps of the peak: none is wasted on a rate of 0.
     warmup = optax.linear_schedule(peak / max(c.warmup_steps, 1), peak, max(c.warmup_steps - 1, 1))
     after = steps - c.warmup_steps
+    main: optax.Schedule
     if c.schedule == "cosine":
         main = optax.cosine_decay_schedule(peak, after, alpha=c.final_lr_fraction)
     elif c.schedule == "linear":
@@ -69,9 +70,10 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     elif c.schedule == "inverse_sqrt":
         shift = max(c.warmup_steps, 1)
 
-        def main(step: jax.Array) -> jax.Array:
-            return peak * (shift / (shift + jnp.maximum(step, 0))) ** 0.5
+        def inverse_sqrt(count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+            return peak * (shift / (shift + jnp.maximum(count, 0))) ** 0.5
 
+        main = inverse_sqrt
     elif c.schedule == "wsd":
         decay = round(c.decay_fraction * steps)
         if decay > after:

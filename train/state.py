@@ -15,11 +15,10 @@ from model.parameters import Params, Weight
 from model.sharding import ShardingRules
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     """Everything that a step reads and writes. Randomness comes from the seed and `step`; no key is carried."""
 
-    step: jax.Array  # int32, updates done
+    step: Any  # int32 scalar, updates done
     params: Params
     opt_state: Any
 

@@ -82,7 +82,8 @@ def test_shipped_config_is_a_valid_experiment(name):
     read = experiment.read(config)
     assert config.run.dir == f"runs/{name}"
     assert set(flat(config)) == set(flat(defaults.get_config()))
-    assert read.model.resolved().head_dim * read.model.num_heads == read.model.embed_dim
+    model = dataclasses.replace(read.model, vocab_size=read.model.vocab_size or 1).resolved()
+    assert model.head_dim * model.num_heads == model.embed_dim
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -75,7 +75,7 @@ class LanguageModel:
         """Continues each prompt by up to `max_tokens` tokens, or to its end of text; the prompt is not repeated.
 
         A string gives a string, a list gives a list. Temperature 0 takes the most likely token. A continuation depends
-        on its prompt and the seed, not on the other prompts.
+        on its prompt and the seed, not on the other prompts, as long as the longest of them fits the context.
         """
         batch = [prompts] if isinstance(prompts, str) else list(prompts)
         options = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k}
@@ -93,19 +93,22 @@ class LanguageModel:
         if eos is not None:  # a document begins after the end of another; a prompt that fills the context does not
             ids = [[eos, *prompt] if len(prompt) < self.config.max_length else prompt for prompt in ids]
         writers = [_Writer(self.tokenizer.decode) for _ in prompts]
-        with jax.set_mesh(self.mesh):
-            chunks = self._decoder.stream(
-                self.params,
-                ids,
-                max_tokens=max_tokens,
-                sampling=Sampling(temperature, top_k),
-                # Other prompts get other draws: the same ones would make all rows alike.
-                seeds=[zlib.crc32(f"{seed} {prompt}".encode()) for seed, prompt in zip(seeds, prompts, strict=True)],
-                vocab_limit=self.tokenizer.vocab_size,
-                eos_id=eos,
-            )
-            for tokens_BN in chunks:
-                yield [writer.write(row.tolist()) for writer, row in zip(writers, tokens_BN, strict=True)]
+        chunks = self._decoder.stream(
+            self.params,
+            ids,
+            max_tokens=max_tokens,
+            sampling=Sampling(temperature, top_k),
+            # Other prompts get other draws: the same ones would make all rows alike.
+            seeds=[zlib.crc32(f"{seed} {prompt}".encode()) for seed, prompt in zip(seeds, prompts, strict=True)],
+            vocab_limit=self.tokenizer.vocab_size,
+            eos_id=eos,
+        )
+        while True:
+            with jax.set_mesh(self.mesh):  # not across a yield: there the caller's own mesh must hold
+                tokens_BN = next(chunks, None)
+            if tokens_BN is None:
+                break
+            yield [writer.write(row.tolist()) for writer, row in zip(writers, tokens_BN, strict=True)]
         yield [writer.close() for writer in writers]
 
     def _score(self, texts: str | Sequence[str]) -> tuple[float, float, int]:

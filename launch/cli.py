@@ -12,6 +12,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from launch.memory import keep_memory
+
 OK, USAGE, BAD_DATA, IO, CONFIG = 0, 2, 65, 74, 78  # sysexits.h; 75 is launch.train's
 
 COMMANDS = {
@@ -62,6 +64,7 @@ def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
     if command == "train" and values.print_config:
         print(_explain(values.config, values.config_file, values.given))
         return OK
+    keep_memory()
     if command in ("train", "doctor"):
         _emulate(values.devices)
     from launch import commands

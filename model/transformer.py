@@ -84,7 +84,7 @@ class Transformer(nn.Module):
             train: dropout is on, and needs the random stream "dropout".
         """
         B, T = ids_BT.shape
-        first = 0 if cache is None else cache.filled
+        first = jnp.int32(0) if cache is None else cache.filled
         if positions_BT is None:
             positions_BT = jnp.broadcast_to(first + jnp.arange(T, dtype=jnp.int32), (B, T))
         if cache is None:

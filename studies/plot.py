@@ -8,11 +8,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from studies.runs import read_runs
+from train.records import RunError
 
 
-def plot_runs(runs: Sequence[str | Path], out: Path) -> Path:
-    """Draws training loss (thin: raw, thick: running median) and held-out bits per byte over tokens, a colour a run."""
-    frame = read_runs(runs)
+def plot_runs(runs: str | Path | Sequence[str | Path], out: str | Path) -> Path:
+    """Draws training loss (thin: raw, thick: running median) and held-out bits per byte over tokens, a colour a run.
+
+    `runs` are those of `read_runs`; the picture is a PNG at `out`.
+    """
+    frame, out = read_runs(runs), Path(out)
+    if "loss" not in frame:
+        raise RunError(f"no loss to draw in {runs}: train until the first record")
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     loss, held_out = figure.subplots(1, 2)
     for number, (run, rows) in enumerate(frame.groupby("run", sort=False)):
@@ -23,12 +29,15 @@ def plot_runs(runs: Sequence[str | Path], out: Path) -> Path:
         loss.plot(trained["tokens"], smooth, color=colour, label=label)
         if "eval/bits_per_byte" in rows:
             scored = rows.dropna(subset=["eval/bits_per_byte"])
+            if scored.empty:
+                continue
             tokens = pd.merge_asof(scored[["step"]], trained[["step", "tokens"]], on="step")["tokens"]
             held_out.plot(tokens, scored["eval/bits_per_byte"], color=colour, marker="o", markersize=3, label=label)
     for axes, title, unit in ((loss, "training loss", "nats per token"), (held_out, "held-out text", "bits per byte")):
         axes.set(title=title, xlabel="tokens", ylabel=unit)
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
     out.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(str(out))
     return out

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention import IMPLEMENTATIONS, MaskSpec, attention
+from model.attention import CHUNKS, IMPLEMENTATIONS, MaskSpec, attention
 
 B, H, T, K = 2, 4, 16, 8
 
@@ -34,7 +34,7 @@ def by_hand(q, k, v, mask):
         seen = [
             s
             for s in range(k.shape[2])
-            if (not mask.causal or s <= t + int(mask.query_offset))
+            if (not mask.causal or s <= t + int(mask.query_offset or 0))
             and (mask.query_segments_BT is None or mask.query_segments_BT[b, t] == mask.key_segments_BS[b, s])
         ]
         scores = np.array([q[b, h, t] @ k[b, g, s] / np.sqrt(K) for s in seen])
@@ -68,6 +68,26 @@ def test_paths_equal_the_reference_in_values_and_gradients(impl, mask, groups):
     np.testing.assert_allclose(ours, reference, rtol=1e-5)
     for mine, theirs in zip(our_grads, reference_grads, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=3e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("segments", [False, True])
+def test_long_rows_in_chunks_equal_the_reference(groups, segments):
+    keys = jax.random.split(jax.random.key(0), 3)
+    long = 64 * CHUNKS
+    q, k, v = (jax.random.normal(key, (1, n, long, 8)) for key, n in zip(keys, (2, groups, groups), strict=True))
+    ids = jnp.repeat(jnp.asarray([[1, 2, 3, 0]]), long // 4, axis=1) if segments else None
+    mask = MaskSpec(query_segments_BT=ids, key_segments_BS=ids)
+
+    def run(impl):
+        return jax.value_and_grad(
+            lambda q, k, v: jnp.sum(jnp.sin(attention(q, k, v, mask, impl=impl))), argnums=(0, 1, 2)
+        )(q, k, v)
+
+    (ours, our_grads), (reference, reference_grads) = run("xla"), run("reference")
+    np.testing.assert_allclose(ours, reference, rtol=1e-5)
+    for mine, theirs in zip(our_grads, reference_grads, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)

@@ -11,7 +11,8 @@ from train.records import MetricsLog, RunError, compare_configs, open_run, read_
 
 
 def test_a_second_process_is_refused_and_told_who_holds_the_run(tmp_path):
-    code = f"from pathlib import Path; from train.records import open_run\nwith open_run(Path({str(tmp_path)!r})): print('mine')"
+    held = f"with open_run(Path({str(tmp_path)!r})): print('mine')"
+    code = f"from pathlib import Path; from train.records import open_run\n{held}"
     with open_run(tmp_path):
         second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert second.returncode == 1 and f"pid {os.getpid()} on " in second.stderr

@@ -1,0 +1,47 @@
+"""What a person wants to know before step 1."""
+
+from pathlib import Path
+
+import jax
+
+from launch.experiment import Experiment
+from launch.program import Program
+from train.console import Console, parameter_rows, peak_flops, size
+from train.meter import Rates
+
+
+def peak(program: Program) -> float | None:
+    """Peak FLOP/s of one device in the precision of the run, where a data sheet gives it."""
+    return peak_flops(program.mesh.devices.flat[0]) if program.config.compute_dtype == "bfloat16" else None
+
+
+def show(
+    console: Console, experiment: Experiment, program: Program, rates: Rates, folder: Path, done: int | None
+) -> None:
+    """Prints parameters, devices, precision, work, memory and the state of the run folder."""
+    device, config = program.mesh.devices.flat[0], program.config
+    axes = ", ".join(f"{axis} {n}" for axis, n in program.mesh.shape.items() if n > 1) or "one device"
+    tokens, steps = rates.global_batch * rates.length, rates.steps
+    memory = program.step.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    shardings = jax.tree.map(lambda x: x.sharding, program.target.params)
+    columns = ["weight", "shape", "count", "mesh axes", "per device"]
+    console.table("parameters", columns, parameter_rows(program.weights, shardings))
+    lines = {
+        "devices": f"{program.mesh.size} × {device.device_kind} ({device.platform}), mesh: {axes}",
+        "precision": f"{config.compute_dtype} compute, {config.param_dtype} parameters and optimiser",
+        "work": f"{rates.flops_per_token:,.0f} FLOPs a token, {tokens:,} tokens a step, {tokens * steps:,} in all",
+        "memory": f"{size(held)} state and batch + {size(memory.temp_size_in_bytes)} temporary a device, predicted",
+        "peak": f"{rates.peak_flops:.3g} FLOP/s" if rates.peak_flops else _no_peak(program),
+        "compile": f"{program.compile_seconds:.1f} s",
+        "run": f"{folder}, {'from step 0' if done is None else f'resuming after step {done}'}",
+    }
+    for name, value in lines.items():
+        console.say(f"{name:<10} {value}")
+
+
+def _no_peak(program: Program) -> str:
+    device = program.mesh.devices.flat[0]
+    if peak_flops(device):
+        return f"no MFU: the published peak is for bfloat16, this run computes in {program.config.compute_dtype}"
+    return f"no MFU: no published peak for {device.device_kind}"

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -15,6 +14,7 @@ from model import parameters
 from model.build import build
 from model.config import ModelConfig
 from model.losses import LossFn, causal_lm
+from model.transformer import Transformer
 from train.mesh import batch_sharding, check_batch, check_length, make_mesh
 from train.optimizers import make_optimizer, make_schedule
 from train.state import State, abstract_state, init_state
@@ -27,7 +27,7 @@ class Program:
 
     mesh: Mesh
     config: ModelConfig  # resolved
-    model: nn.Module
+    model: Transformer
     weights: parameters.Params  # declared `Weight`s
     loss_fn: LossFn
     batch_sharding: NamedSharding  # of (batch, length) arrays

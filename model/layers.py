@@ -63,7 +63,10 @@ class Embedding(nn.Module):
         return self.table_VD.astype(self.dtype)[ids_BT]
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
-        return jnp.einsum("BTD,VD->BTV", x_BTD, self.table_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+        """Scores (B, T, V) in f32."""
+        rows_ND, table_DV = x_BTD.reshape(-1, self.embed_dim), self.table_VD.astype(x_BTD.dtype).T
+        logits_NV = jnp.matmul(rows_ND, table_DV, preferred_element_type=jnp.float32)
+        return logits_NV.reshape(*x_BTD.shape[:-1], self.vocab_size)
 
 
 class LayerNorm(nn.Module):

@@ -87,6 +87,12 @@ def test_temperature_zero_takes_the_most_likely_token(lm):
     assert lm.generate("a", max_tokens=30, temperature=1.0, top_k=1, seed=5) == text
 
 
+def test_a_prompt_begins_a_document(lm):
+    """It follows an end of document, so even an empty one can be continued, by what begins documents."""
+    first = int(lm.logits([[EOS]])[0, 0].argmax())
+    assert lm.generate("", max_tokens=1, temperature=0.0) == lm.tokenizer.decode([first])
+
+
 def test_pieces_joined_are_the_text(lm):
     streamed = pieces(lm, ["a", "é"], max_tokens=40, seeds=[3, 3])
     assert len(streamed[0]) > 2

@@ -39,11 +39,12 @@ def samples(out):
 
 
 def test_one_prompt_is_printed_with_its_continuation(generate, run):
-    code, out, err = generate("--prompt=abc", "--max_tokens=20")
+    code, out, err = generate("--prompt=abc", "--max_tokens=60")
     assert code == 0 and err == ""
     # The defaults of the command line are temperature 0.8 and seed 0.
-    assert out == "abc" + tessera.load(run).generate("abc", max_tokens=20, temperature=0.8, seed=0) + "\n"
-    assert len(out.encode()) > len("abc\n") + 10
+    lm = tessera.load(run)
+    assert out == "abc" + lm.generate("abc", max_tokens=60, temperature=0.8, seed=0) + "\n"
+    assert out != "abc" + lm.generate("abc", max_tokens=60, temperature=1.0, seed=0) + "\n"
 
 
 def test_the_text_streams(generate, monkeypatch):

@@ -14,8 +14,8 @@ from data.errors import DataError, missing_path
 STANDARD_LIBRARY = "python-stdlib"
 TEXT_SUFFIXES = (".md", ".py", ".txt")
 FOLDER_SUFFIXES = (".jsonl", *TEXT_SUFFIXES)
-# Installed beside the standard library without being its source.
-_NOT_SOURCE = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+# Installed beside the standard library without being its source; `encodings` is tables of characters, not text.
+_NOT_SOURCE = {"encodings", "site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def read_documents(path: str, *, text_field: str = "text", document_separator: s
 
     `path` is one of
     - "python-stdlib": the `.py` sources of the installed standard library, `pydoc_data/topics.py` (the language
-      reference) among them; without tests, site-packages, empty files and files that are not UTF-8;
+      reference) among them; without tests, character tables, site-packages, empty files and files not in UTF-8;
     - a file: `.jsonl` has one JSON object a line, the text in `text_field`; anything else is UTF-8 text;
     - a folder: every .jsonl, .md, .py and .txt file below it; names that start with "." are left out;
     - a glob ("**" crosses folders): every file it matches.

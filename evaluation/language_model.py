@@ -87,12 +87,15 @@ class LanguageModel:
     def stream(
         self, prompts: Sequence[str], *, max_tokens: int, temperature: float, top_k: int, seeds: Sequence[int]
     ) -> Iterator[list[str]]:
-        """Yields the next piece of text of every row, as it comes; row b is drawn by its prompt and `seeds[b]`."""
+        """Yields the next piece of text of every row, as it comes; row b is drawn by its prompt and `seeds[b]`.
+
+        Raises:
+            ValueError: at once, a prompt that is longer than the context, or a setting outside its range.
+        """
         eos = self.tokenizer.eos_id
         ids = [self.tokenizer.encode(prompt) for prompt in prompts]
         if eos is not None:  # a document begins after the end of another; a prompt that fills the context does not
             ids = [[eos, *prompt] if len(prompt) < self.config.max_length else prompt for prompt in ids]
-        writers = [_Writer(self.tokenizer.decode) for _ in prompts]
         chunks = self._decoder.stream(
             self.params,
             ids,
@@ -103,6 +106,9 @@ class LanguageModel:
             vocab_limit=self.tokenizer.vocab_size,
             eos_id=eos,
         )
+        return self._pieces(chunks, [_Writer(self.tokenizer.decode) for _ in prompts])
+
+    def _pieces(self, chunks: Iterator[np.ndarray], writers: Sequence["_Writer"]) -> Iterator[list[str]]:
         while True:
             with jax.set_mesh(self.mesh):  # not across a yield: there the caller's own mesh must hold
                 tokens_BN = next(chunks, None)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.errors import DataError, missing_path
+
 
 def train(values: Any, rest: Sequence[str]) -> int:
     from launch import train
@@ -68,7 +70,9 @@ def doctor(values: Any, rest: Sequence[str]) -> int:
 def _read_prompts(path: str | None) -> list[str]:
     if path is None:
         return []
+    if not Path(path).expanduser().is_file():
+        raise missing_path("prompts file", path)
     try:
         return [line for line in Path(path).expanduser().read_text(encoding="utf-8").split("\n") if line]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 at byte {error.start}: convert it first") from error
+        raise DataError(f"{path} is not UTF-8 at byte {error.start}: convert it first") from error

@@ -138,7 +138,19 @@ class Decoder:
         Raises:
             ValueError: no prompt, an empty prompt, or one that is longer than the context.
         """
-        self._check(prompts, max_tokens, sampling)
+        self._check(prompts, max_tokens, sampling)  # here, not at the first `next`
+        return self._stream(params, prompts, max_tokens, sampling, seeds, vocab_limit, eos_id)
+
+    def _stream(
+        self,
+        params: Any,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        vocab_limit: int,
+        eos_id: int | None,
+    ) -> Iterator[np.ndarray]:
         rows = len(prompts)
         parts = shards(self.rules.batch, dict(jax.sharding.get_abstract_mesh().shape))
         padding = -rows % parts  # the mesh cuts the batch into equal parts

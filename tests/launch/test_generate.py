@@ -107,21 +107,21 @@ def test_prompts_come_from_a_file(generate, tmp_path):
         ),
         (["--prompt=a", "--step=3"], 65, "no checkpoint of step 3"),
         ([], 78, "no prompt: give --prompt=TEXT or --prompts_file=FILE"),
-        (["--prompts_file=/no/such/prompts.txt"], 74, "/no/such/prompts.txt"),
+        (["--prompts_file=/no/such/prompts.txt"], 65, "/no/such/prompts.txt"),
         (["--prompt=a", "--max_tokens=many"], 2, "max_tokens"),
     ],
 )
 def test_mistakes_get_a_clear_error(generate, arguments, code, says):
     got, out, err = generate(*arguments)
     assert got == code and err.startswith("tessera: ") and says in err and "Traceback" not in err
-    assert "--- sample" not in out
+    assert out == ""
 
 
 def test_a_prompts_file_that_is_no_text_is_refused(generate, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_bytes(b"abc\xff\n")
     code, _, err = generate(f"--prompts_file={file}")
-    assert code == 78 and "is not UTF-8 at byte 3" in err
+    assert code == 65 and "is not UTF-8 at byte 3" in err
     file.write_text("\n\n")
     code, _, err = generate(f"--prompts_file={file}")
     assert code == 78 and "no prompt" in err

@@ -113,11 +113,12 @@ def tessera_step(shape: dict[str, int]) -> Any:
     arrays = {"inputs": ids[:, :-1], "targets": ids[:, 1:], "weights": np.ones((shape["batch"], shape["length"]), "f4")}
     with jax.set_mesh(program.mesh):
         state, batch = program.init(0), place_batch(arrays, program.batch_sharding)
+        train_step, _ = program.compile()
 
     def step() -> None:
         nonlocal state
         with jax.set_mesh(program.mesh):
-            state, metrics = program.step(state, batch)
+            state, metrics = train_step(state, batch)
             float(metrics["loss"])
 
     return step

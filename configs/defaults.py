@@ -79,7 +79,7 @@ def get_config() -> ConfigDict:
             "microbatches": 1,
             "log_every": 10,
             "eval_every": 250,
-            "eval_batches": 20,
+            "eval_sequences": 320,
             "sample_every": 0,
             "sample_prompts": ("\n",),
             "sample_tokens": 200,

@@ -1,6 +1,8 @@
 """GPT-2 medium (Radford et al. 2019): 24 layers, width 1024, 355M parameters, otherwise as `gpt2_124m`.
 
 tessera train --config=configs/gpt2_355m.py --config.data.path=corpus.jsonl --config.mesh.fsdp=-1 --config.mesh.data=1
+
+Not run yet: its parameter count is tested, its score is not known.
 """
 
 from ml_collections import ConfigDict

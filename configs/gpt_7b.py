@@ -3,6 +3,8 @@
 tessera train --config=configs/gpt_7b.py --config.data.path=corpus.jsonl
 
 Weights, gradients and optimiser are split over all devices (ZeRO-3), 4M tokens a step.
+
+Not run yet: its parameter count is tested, its score is not known.
 """
 
 from ml_collections import ConfigDict

@@ -87,25 +87,26 @@ class BatchLoader:
 
 
 def held_out_batches(
-    store: TokenStore, *, length: int, batch_size: int, max_batches: int, objective: Objective
+    store: TokenStore, *, length: int, batch_size: int, max_sequences: int, objective: Objective
 ) -> Iterator[Batch]:
-    """The blocks of a store in order, in batches of one shape, for an evaluation.
+    """Blocks of a store in batches of one shape, for an evaluation: always the same ones, whatever the batch size.
 
-    Every token but the first is a target of weight objective(...)["weights"] exactly once: a last block or batch that
-    is not full is padded by targets of weight 0. `max_batches`: stop after so many; 0: all.
-    Raises DataError for a store of less than 2 tokens.
+    `max_sequences`: so many blocks, evenly spaced over the store; 0, or more than there are: all. Every token of those
+    blocks but the first is a target of weight objective(...)["weights"] exactly once: a last block or batch that is not
+    full is padded by targets of weight 0. Raises DataError for a store of less than 2 tokens.
     """
     _require_positive(length=length, batch_size=batch_size)
-    if max_batches < 0:
-        raise DataError(f"max_batches {max_batches} is negative: use 0 for all")
+    if max_sequences < 0:
+        raise DataError(f"max_sequences {max_sequences} is negative: use 0 for all")
     targets = store.num_tokens - 1
     if targets < 1:
         raise DataError(f"{store.folder} holds {store.num_tokens} token(s): the first prediction needs 2")
-    num_batches = -(-targets // (length * batch_size))
-    first_blocks = range(0, min(num_batches, max_batches or num_batches) * batch_size, batch_size)
+    num_blocks = -(-targets // length)
+    count = min(num_blocks, max_sequences or num_blocks)
+    blocks = [*np.linspace(0, num_blocks - 1, count).astype(int).tolist(), *[num_blocks] * (-count % batch_size)]
     return (
-        _stack([_padded_block(store, block, length, objective) for block in range(first, first + batch_size)])
-        for first in first_blocks
+        _stack([_padded_block(store, block, length, objective) for block in blocks[first : first + batch_size]])
+        for first in range(0, len(blocks), batch_size)
     )
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from launch.memory import keep_memory
+from launch.memory import accelerated, keep_memory
 
-OK, USAGE, BAD_DATA, IO, CONFIG = 0, 2, 65, 74, 78  # sysexits.h; 75 is launch.train's
+OK, FAILED, USAGE, BAD_DATA, IO, CONFIG, INTERRUPTED = 0, 1, 2, 65, 74, 78, 130  # sysexits.h; 75 is launch.train's
 
 COMMANDS = {
     "train": (
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(
                 f"no command {command!r}" + (f": did you mean {near[0]!r}?" if near else f"\n{_overview()}")
             )
-        values = _define(command, arguments)
+        values = _define(command, _joined(arguments))
         if any(argument in ("-h", "--help") for argument in arguments):
             print(_help(command, values))
             return OK
@@ -56,6 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, IO)
     except ValueError as error:
         return _fail(error, _exit_code(error))
+    except KeyboardInterrupt:
+        return _fail(RuntimeError("interrupted"), INTERRUPTED)
+    except RuntimeError as error:
+        if type(error).__name__ != "TrainingError":
+            raise
+        return _fail(error, FAILED)
 
 
 def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
@@ -64,7 +70,14 @@ def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
     if command == "train" and values.print_config:
         print(_explain(values.config, values.config_file, values.given))
         return OK
-    keep_memory()
+    if command == "generate" and not values.run:
+        raise UsageError(f"which run? {COMMANDS['generate'][1]}")
+    if command == "generate" and values.num_samples < 1:
+        raise UsageError(f"--num_samples is {values.num_samples}: it must be at least 1")
+    if command == "plot" and not rest:
+        raise UsageError(f"which runs? {COMMANDS['plot'][1]}")
+    if not accelerated() or (command == "train" and values.devices):
+        keep_memory()
     if command in ("train", "doctor"):
         _emulate(values.devices)
     from launch import commands
@@ -104,6 +117,7 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
 
 def _parse(values: Any, arguments: Sequence[str]) -> list[str]:
     """Parses, and says what is wrong in the words of the config."""
+    arguments = _joined(arguments)
     try:
         path = _config_path(arguments)
         arguments = [f"--config={path}" if a.startswith("--config=") else a for a in arguments]
@@ -137,6 +151,17 @@ def _wrong_type(message: str, path: str | None) -> str:
 
 def _kind(kind: type) -> str:
     return {int: "an int", float: "a float", bool: "true or false", tuple: "a tuple"}.get(kind, f"a {kind.__name__}")
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """`--config FILE` as `--config=FILE`."""
+    out: list[str] = []
+    for argument in arguments:
+        if out and out[-1] == "--config":
+            out[-1] = f"--config={argument}"
+        else:
+            out.append(argument)
+    return out
 
 
 def _config_path(arguments: Sequence[str]) -> str | None:

@@ -1,5 +1,6 @@
 """What each command does, once its flags are known."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +12,14 @@ from data.errors import DataError, missing_path
 def train(values: Any, rest: Sequence[str]) -> int:
     from launch import train
 
-    return train.run(values.config, fresh=values.fresh)
+    again = [argument for argument in sys.argv[1:] if not argument.startswith("--fresh")]
+    return train.run(values.config, fresh=values.fresh, again=shlex.join(["tessera", *again]))
 
 
 def generate(values: Any, rest: Sequence[str]) -> int:
-    """Streams one sample as it comes; several are printed one after the other when all are done."""
+    """Streams: the first sample as it comes, the others after it with what they have by then."""
     from launch.load import load
 
-    if not values.run:
-        raise ValueError('which run? tessera generate --run=runs/gpt_demo --prompt="def "')
-    if values.num_samples < 1:
-        raise ValueError(f"--num_samples is {values.num_samples}: it must be at least 1")
     prompts = [*values.prompt, *_read_prompts(values.prompts_file)]
     if not prompts:
         raise ValueError("no prompt: give --prompt=TEXT or --prompts_file=FILE")
@@ -34,29 +32,29 @@ def generate(values: Any, rest: Sequence[str]) -> int:
         top_k=values.top_k,
         seeds=[seed for _, seed in rows],
     )
-    if len(rows) == 1:
-        print(rows[0][0], end="", flush=True)
-        for pieces in stream:
-            print(pieces[0], end="", flush=True)
-        print()
-        return 0
     texts = [""] * len(rows)
+    _print_begin(rows, 0)
     for pieces in stream:
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
-        if sys.stderr.isatty():
-            print(f"\r{len(rows)} samples, {sum(map(len, texts)):,} characters", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    for number, ((prompt, seed), text) in enumerate(zip(rows, texts, strict=True), 1):
-        print(f"--- sample {number} of {len(rows)} (seed {seed})\n{prompt}{text}\n")
+        print(pieces[0], end="", flush=True)
+    for row in range(1, len(rows)):
+        print()
+        _print_begin(rows, row)
+        print(texts[row], end="")
+    print()
     return 0
+
+
+def _print_begin(rows: Sequence[tuple[str, int]], row: int) -> None:
+    prompt, seed = rows[row]
+    if len(rows) > 1:
+        print(f"{chr(10) if row else ''}--- sample {row + 1} of {len(rows)} (seed {seed})")
+    print(prompt, end="", flush=True)
 
 
 def plot(values: Any, rest: Sequence[str]) -> int:
     from studies.plot import plot_runs
 
-    if not rest:
-        raise ValueError("which runs? tessera plot runs/a runs/b")
     print(plot_runs(list(rest), Path(values.out)))
     return 0
 

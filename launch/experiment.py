@@ -1,6 +1,7 @@
 """From a ConfigDict to one frozen dataclass for each folder, each of which checks itself."""
 
 import dataclasses
+import difflib
 import types
 import typing
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from train.optimizers import OptimizerConfig
 from train.records import RunConfig
 
 T = TypeVar("T")
+SECTIONS = {"seed", "run", "data", "model", "optimizer", "train", "checkpoint", "mesh", "sharding", "expect"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,9 @@ def read(config: Any) -> Experiment:
     Raises:
         ValueError: a missing or unknown leaf, a wrong type, or a value that its section refuses.
     """
+    if wrong := sorted(set(config) ^ SECTIONS):
+        hints = [f"{key} (near {difflib.get_close_matches(key, SECTIONS, n=1)})" for key in wrong]
+        raise ValueError(f"unknown or missing at the top of the config: {', '.join(hints)}; it has {sorted(SECTIONS)}")
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
         raise ValueError(f"seed is {config.seed!r}: use an integer from 0 to 4294967295")
     return Experiment(

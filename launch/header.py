@@ -1,10 +1,10 @@
 """What a person wants to know before step 1."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from launch.experiment import Experiment
 from launch.program import Program
 from train.console import Console, parameter_rows, peak_flops, size
 from train.meter import Rates
@@ -16,13 +16,13 @@ def peak(program: Program) -> float | None:
 
 
 def show(
-    console: Console, experiment: Experiment, program: Program, rates: Rates, folder: Path, done: int | None
+    console: Console, program: Program, compiled: Any, seconds: float, rates: Rates, folder: Path, done: int | None
 ) -> None:
     """Prints parameters, devices, precision, work, memory and the state of the run folder."""
     device, config = program.mesh.devices.flat[0], program.config
     axes = ", ".join(f"{axis} {n}" for axis, n in program.mesh.shape.items() if n > 1) or "one device"
     tokens, steps = rates.global_batch * rates.length, rates.steps
-    memory = program.step.memory_analysis()
+    memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     shardings = jax.tree.map(lambda x: x.sharding, program.target.params)
     columns = ["weight", "shape", "count", "mesh axes", "per device"]
@@ -33,7 +33,7 @@ def show(
         "work": f"{rates.flops_per_token:,.0f} FLOPs a token, {tokens:,} tokens a step, {tokens * steps:,} in all",
         "memory": f"{size(held)} state and batch + {size(memory.temp_size_in_bytes)} temporary a device, predicted",
         "peak": f"{rates.peak_flops:.3g} FLOP/s" if rates.peak_flops else _no_peak(program),
-        "compile": f"{program.compile_seconds:.1f} s",
+        "compile": f"{seconds:.1f} s",
         "run": f"{folder}, {'from step 0' if done is None else f'resuming after step {done}'}",
     }
     for name, value in lines.items():

@@ -43,4 +43,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json")) if folder.parent.is_dir() else []
         there = f"; runs in {folder.parent}: {', '.join(beside)}" if beside else ""
         raise RunError(f"{folder} is not the folder of a run: it has no config.json{there}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not {"config", "model", "fingerprints"} <= record.keys():
+        raise RunError(f"{path} is not what a run of Tessera writes: it lacks 'config', 'model' or 'fingerprints'")
+    return record

@@ -2,9 +2,15 @@
 
 import ctypes
 import sys
+from pathlib import Path
 
 # Names and numbers of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+
+
+def accelerated() -> bool:
+    """Whether this machine has a GPU or TPU, so that large arrays do not live in the process's own memory."""
+    return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0"))
 
 
 def keep_memory() -> bool:

@@ -1,5 +1,6 @@
 """`tessera train`: everything that a config names, put together and run."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -32,15 +33,16 @@ from train.records import MetricsLog, RunError, compare_configs, environment, op
 DONE, START_AGAIN = 0, 75
 
 
-def run(config: ConfigDict, *, fresh: bool = False, console: Console | None = None) -> int:
+def run(config: ConfigDict, *, fresh: bool = False, again: str = "", console: Console | None = None) -> int:
     """Trains the experiment of `config` in its run folder, or continues it: the exit code.
 
-    0: all steps are done. 75: stopped by a signal, and the same command continues.
+    0: all steps are done. 75: stopped by a signal; `again` is the command that continues, for the message.
     """
     console, began = console or Console(), time.monotonic()
     experiment = read(config)
     mesh = check(experiment)  # before anything is written
-    with open_run(_folder(experiment, fresh, console)) as folder, StopSignal() as stop, jax.set_mesh(mesh):
+    with open_run(_folder(experiment, fresh, console)) as folder, jax.set_mesh(mesh), contextlib.ExitStack() as closing:
+        # Everything that may be wrong is looked at before the compiler starts.
         corpus = prepare(experiment.data, report=console.say)
         program = assemble(experiment, corpus.tokenizer.vocab_size)
         loader = BatchLoader(
@@ -49,43 +51,45 @@ def run(config: ConfigDict, *, fresh: bool = False, console: Console | None = No
             global_batch=experiment.train.global_batch,
             seed=experiment.seed,
             objective=causal_lm,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
             prefetch=experiment.data.prefetch,
         )
-
-        _claim(folder, config, program.config, corpus, console)
+        evaluate = _evaluator(experiment, program, corpus)
+        sample = _sampler(experiment, program, corpus, folder, console)
         checkpoints = Checkpoints(folder / "checkpoints", experiment.checkpoint)
+        closing.callback(checkpoints.close)
         done = checkpoints.latest()
+        record = _same_run(folder, config, program.config, corpus, experiment, console)
         if done is not None and done >= experiment.train.steps:
             console.say(f"run {folder} is complete: {done} of {experiment.train.steps} steps are done")
             console.say(f"  more: --config.train.steps={2 * done}    anew: --fresh")
             return DONE
+        state = None if done is None else checkpoints.restore(done, program.target)
+        _write_run(folder, record, corpus)
 
+        compiled, seconds = program.compile()
         rates = _rates(experiment, program)
-        header.show(console, experiment, program, rates, folder, done)
-        state = program.init(experiment.seed) if done is None else checkpoints.restore(done, program.target)
+        header.show(console, program, compiled, seconds, rates, folder, done)
         log = MetricsLog(folder, tensorboard=experiment.run.tensorboard)
-        try:
+        closing.callback(log.close)
+        closing.callback(console.stop)
+        with StopSignal() as stop:
             state = train(
-                state,
-                program.step,
+                state or program.init(experiment.seed),
+                compiled,
                 loader.iterate(done or 0),
                 _placer(program),
                 config=experiment.train,
-                evaluate=_evaluator(experiment, program, corpus),
-                sample=_sampler(experiment, program, corpus, folder, console),
+                evaluate=evaluate,
+                sample=sample,
                 checkpoints=checkpoints,
                 meter=Meter(rates, log, console),
                 stop=stop,
             )
-        finally:
-            console.stop()
-            log.close()
-            checkpoints.close()
+        console.stop()
         step = int(jax.device_get(state.step))
         if step < experiment.train.steps:
-            console.say(f"stopped by {stop.name} at step {step}; it is saved. The same command continues.")
+            saved = f"step {step} is saved" if step > (done or 0) else "no new step was done"
+            console.say(f"stopped by {stop.name}: {saved}. The run continues with\n  {again or 'the same command'}")
             return START_AGAIN
         _farewell(console, folder, experiment, time.monotonic() - began)
         return DONE
@@ -102,26 +106,39 @@ def _folder(experiment: Experiment, fresh: bool, console: Console) -> Path:
     return folder
 
 
-def _claim(folder: Path, config: ConfigDict, model: ModelConfig, corpus: Corpus, console: Console) -> None:
-    """Writes config.json, environment.json and the tokeniser, or checks that the folder holds this very run."""
+def _same_run(
+    folder: Path, config: ConfigDict, model: ModelConfig, corpus: Corpus, experiment: Experiment, console: Console
+) -> dict[str, Any]:
+    """What config.json is to say, once it is clear that the folder is new or holds this very run."""
     path = folder / "config.json"
     fingerprints = {"corpus": corpus.fingerprint, "tokenizer": corpus.tokenizer.fingerprint}
     now = {"config": flat(config), "model": dataclasses.asdict(model), "fingerprints": fingerprints}
-    if path.is_file():
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        harmless, other = compare_configs(saved["config"], now["config"])
-        before = saved["fingerprints"]
-        other += [f"{name}: {before[name]} -> {now}" for name, now in fingerprints.items() if before[name] != now]
-        if other:
-            raise RunError(
-                f"{folder} holds another run:\n  " + "\n  ".join(other) + "\n"
-                "Use the old values to continue it, another --config.run.dir beside it, or --fresh to start over"
-            )
-        for line in harmless:
-            console.say(f"changed since the run began: {line}")
+    if not path.is_file():
+        return now
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    harmless, other = compare_configs(saved["config"], now["config"])
+    before = saved["fingerprints"]
+    other += [f"{name}: {before[name]} -> {value}" for name, value in fingerprints.items() if before[name] != value]
+    if other:
+        raise RunError(
+            f"{folder} holds another run:\n  " + "\n  ".join(other) + "\n"
+            "Use the old values to continue it, another --config.run.dir beside it, or --fresh to start over"
+        )
+    for line in harmless:
+        console.say(f"changed since the run began: {line}")
+    schedule = experiment.optimizer.schedule
+    if saved["config"]["train.steps"] != experiment.train.steps and schedule in ("cosine", "linear", "wsd"):
+        console.warn(f"the {schedule} schedule now spans {experiment.train.steps} steps: the learning rate jumps")
+    return now
+
+
+def _write_run(folder: Path, record: dict[str, Any], corpus: Corpus) -> None:
+    """config.json, the tokeniser, and environment.json with one entry a start."""
+    path = folder / "environment.json"
+    starts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     corpus.tokenizer.save(folder / "tokenizer")
-    write_json(folder / "environment.json", environment())
-    write_json(path, now)
+    write_json(path, [*starts, environment()])
+    write_json(folder / "config.json", record)
 
 
 def _rates(experiment: Experiment, program: Program) -> Rates:
@@ -146,7 +163,7 @@ def _evaluator(experiment: Experiment, program: Program, corpus: Corpus) -> Call
         corpus.held_out,
         length=program.config.max_length,
         batch_size=experiment.train.global_batch // experiment.train.microbatches,
-        max_batches=experiment.train.eval_batches,
+        max_sequences=experiment.train.eval_sequences,
         objective=causal_lm,
     )
     return make_evaluator(program.loss_fn, list(batches), _placer(program), corpus.tokenizer.token_bytes_V)
@@ -158,9 +175,15 @@ def _sampler(
     """Continues the prompts of the config with the parameters of the moment, on the mesh of the training."""
     t = experiment.train
     lm = LanguageModel(program.config, None, corpus.tokenizer, program.mesh, experiment.rules)
+    # A prompt that the model cannot continue is found now, not after the last step.
+    options = {"max_tokens": t.sample_tokens, "temperature": t.sample_temperature, "top_k": 0}
+    if t.sample_prompts:
+        lm.stream(t.sample_prompts, seeds=[0] * len(t.sample_prompts), **options)
 
     def sample(params: Any, step: int) -> None:
         lm.params = params
+        if not t.sample_prompts:
+            return
         prompts, seed = list(t.sample_prompts), experiment.seed
         texts = lm.generate(prompts, max_tokens=t.sample_tokens, temperature=t.sample_temperature, seed=seed)
         whole = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]

@@ -159,16 +159,17 @@ class Decoder:
         limit, longest = self.config.max_length, max(map(len, texts))
         # Padding must not push the end of the text out of a context that has room for it.
         width = min(_round_up(longest, BUCKET), max(longest, limit - max_tokens))
-        slots = min(limit, _round_up(width + max_tokens, BUCKET))
+        # One slot more than the context: the token after a full context is drawn before the window moves.
+        slots = min(limit + 1, _round_up(width + max_tokens, BUCKET))
         state, used = self._read(params, texts, width, slots), width
         produced = 0
         while produced < max_tokens:
-            if used == slots:
+            if used > limit:
                 used = limit // 2 or 1
                 texts = [text[-used:] for text in texts]
                 again = self._read(params, texts, used, slots)
                 state = again.replace(count=state.count, finished_B=state.finished_B)
-            n = min(CHUNK, max_tokens - produced, slots - used)
+            n = min(CHUNK, max_tokens - produced, limit + 1 - used)
             state, tokens = self._generate(
                 params, state, keys_B, sampling, jnp.int32(n), capacity=CHUNK, vocab_limit=vocab_limit, eos_id=eos_id
             )

@@ -40,7 +40,7 @@ class ShardingRules:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            for axis in _tuple(getattr(self, field.name)):
+            for axis in mesh_axes(getattr(self, field.name)):
                 if axis not in MESH_AXES:
                     raise ValueError(f"sharding.{field.name} is {axis!r}: the mesh axes are {', '.join(MESH_AXES)}")
 
@@ -54,7 +54,7 @@ class ShardingRules:
         axes = [getattr(self, name) for name in logical]
         used: dict[str, str] = {}
         for name, entry in zip(logical, axes, strict=True):
-            for axis in _tuple(entry):
+            for axis in mesh_axes(entry):
                 if axis in used:
                     raise ValueError(
                         f"dimensions {used[axis]!r} and {name!r} of one array {logical} both lie on the mesh axis "
@@ -83,12 +83,13 @@ def parse_axes(text: str) -> Axes:
 def shards(axes: Axes | Sequence[str], mesh_shape: dict[str, int]) -> int:
     """Into how many parts the mesh cuts a dimension that lies on `axes`."""
     count = 1
-    for axis in _tuple(axes):
+    for axis in mesh_axes(axes):
         count *= mesh_shape[axis]
     return count
 
 
-def _tuple(axes: Axes | Sequence[str]) -> tuple[str, ...]:
+def mesh_axes(axes: Axes | Sequence[str]) -> tuple[str, ...]:
+    """The mesh axes of a rule, as a tuple."""
     if axes is None:
         return ()
     return (axes,) if isinstance(axes, str) else tuple(axes)

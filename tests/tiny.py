@@ -58,6 +58,6 @@ def config(folder: Path, text: str | None = None) -> ConfigDict:
     )
     made.model.update(max_length=32, num_layers=2, embed_dim=32, num_heads=4)
     made.optimizer.update(peak_lr=1e-2, warmup_steps=2)
-    made.train.update(steps=20, global_batch=8, log_every=1, eval_every=10, eval_batches=4, sample_tokens=8)
+    made.train.update(steps=20, global_batch=8, log_every=1, eval_every=10, eval_sequences=32, sample_tokens=8)
     made.checkpoint.update(every_steps=5, every_minutes=0.0)
     return made

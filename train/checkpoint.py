@@ -44,6 +44,7 @@ class Checkpoints:
         # Orbax logs a line a save and warns of its own defaults: what matters to a user is said by the loop.
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._config, self._last_save, self._saved = config, time.monotonic(), None
+        _set_aside_unfinished(folder)
         keep: list[Any] = [policies.LatestN(config.keep_last)]
         if config.keep_best:
             keep.append(
@@ -128,6 +129,14 @@ def finished_steps(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "_CHECKPOINT_METADATA").is_file())
+
+
+def _set_aside_unfinished(folder: Path) -> None:
+    """Renames folders that are named like a step and are none: Orbax would count them as the newest."""
+    finished = {str(step) for step in finished_steps(folder)}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.isdigit() and path.name not in finished:
+            path.rename(path.with_name(f"{path.name}.unfinished.{time.time_ns()}"))
 
 
 def _items(state: State) -> dict[str, Any]:

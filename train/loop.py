@@ -24,9 +24,9 @@ class TrainConfig:
     microbatches: int  # parts that a batch is computed in, one after the other
     log_every: int  # steps between two records
     eval_every: int  # steps between two evaluations; 0 = only at the end
-    eval_batches: int  # batches of the held-out text, always the same; 0 = all of it
+    eval_sequences: int  # sequences of the held-out text, evenly spaced, always the same; 0 = all of it
     sample_every: int  # steps between two samples; 0 = only at the end
-    sample_prompts: tuple[str, ...]  # what the samples begin with
+    sample_prompts: tuple[str, ...]  # what the samples begin with; () = no samples
     sample_tokens: int  # length of a sample
     sample_temperature: float  # 0 = greedy
     max_skipped: int  # updates in a row with a loss or gradient that is not finite, before the run stops
@@ -35,7 +35,7 @@ class TrainConfig:
         for field in ("steps", "global_batch", "microbatches", "log_every", "sample_tokens", "max_skipped"):
             if getattr(self, field) < 1:
                 raise ValueError(f"train.{field} is {getattr(self, field)}: it must be at least 1")
-        for field in ("eval_every", "eval_batches", "sample_every", "sample_temperature"):
+        for field in ("eval_every", "eval_sequences", "sample_every", "sample_temperature"):
             if getattr(self, field) < 0:
                 raise ValueError(f"train.{field} is {getattr(self, field)}: it must not be negative")
 
@@ -73,25 +73,28 @@ def train(
         step += 1
         meter.pending(step, metrics)
         last, eval_loss = step == config.steps, None
+        if stop.requested and not last:
+            continue  # to the end of the loop: whoever stops a run does not wait for an evaluation
 
-        # Look: held-out loss and samples.
-        if last or _due(step, config.eval_every):
-            meter.settle()
-            with meter.aside("evaluation", fatal=last):
-                result = evaluate(state.params)
-                eval_loss = result["eval/loss"]
-                meter.report(step, result)
+        # Score, then keep, whatever became of the score.
+        try:
+            if last or _due(step, config.eval_every):
+                meter.settle()
+                with meter.aside("evaluation", fatal=last):
+                    result = evaluate(state.params)
+                    eval_loss = result["eval/loss"]
+                    meter.report(step, result)
+        finally:
+            if last or checkpoints.due(step):
+                meter.settle()
+                checkpoints.save(step, state, eval_loss)
+        if _due(step, config.log_every):
+            checkpoints.check()
+
         if last or _due(step, config.sample_every):
             meter.settle()
             with meter.aside("sample", fatal=last):
                 sample(state.params, step)
-
-        # Keep: a state whose step is known to be finite or skipped.
-        if last or checkpoints.due(step):
-            meter.settle()
-            checkpoints.save(step, state, eval_loss)
-        if _due(step, config.log_every):
-            checkpoints.check()
     meter.settle()
     if step > first:
         checkpoints.save(step, state)

@@ -16,7 +16,15 @@ from typing import Any
 
 # A resumed run may differ in these: they change where, how often and how long, not what is computed from which data.
 HARMLESS = ("run.", "checkpoint.", "mesh.", "sharding.", "data.cache_dir", "data.prefetch", "expect.")
-HARMLESS_TRAIN = ("steps", "log_every", "eval_every", "eval_batches", "sample_every", "sample_prompts", "sample_tokens")
+HARMLESS_TRAIN = (
+    "steps",
+    "log_every",
+    "eval_every",
+    "eval_sequences",
+    "sample_every",
+    "sample_prompts",
+    "sample_tokens",
+)
 HARMLESS_TRAIN += ("sample_temperature", "max_skipped", "microbatches")
 HARMLESS_MODEL = ("attention_impl", "remat", "scan_unroll")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy", "tessera-lm")

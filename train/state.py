@@ -26,7 +26,8 @@ class State(struct.PyTreeNode):
 def init_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: jax.Array) -> State:
     """A fresh state. Run it under `jax.jit` with `out_shardings=state_shardings(...)`."""
     params = parameters.init(model, jax.random.key(seed))
-    return State(jnp.int32(0), params, optimizer.init(params))
+    # Statistics are f32 whatever the weights are: the gradients that feed them are.
+    return State(jnp.int32(0), params, optimizer.init(jax.tree.map(lambda p: p.astype(jnp.float32), params)))
 
 
 def abstract_state(

@@ -43,10 +43,12 @@ def make_train_step(
                 grads = jax.tree.map(lambda g: g * factor, grads)
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             rate = jnp.asarray(schedule(state.step), jnp.float32)
-            params = jax.tree.map(lambda p, u: (p - rate * u).astype(p.dtype), state.params, updates)
+            params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
             finite = jnp.isfinite(loss) & jnp.isfinite(norm)
             params, opt_state = jax.tree.map(
-                lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+                lambda new, old: jnp.where(finite, new, old).astype(old.dtype),
+                (params, opt_state),
+                (state.params, state.opt_state),
             )
         metrics = {
             "loss": loss,

@@ -156,8 +156,10 @@ def test_negative_steps_are_refused(counting_store):
             call(-1)
 
 
-def held_out(store, length=4, batch_size=3, max_batches=0):
-    made = held_out_batches(store, length=length, batch_size=batch_size, max_batches=max_batches, objective=causal_lm)
+def held_out(store, length=4, batch_size=3, max_sequences=0):
+    made = held_out_batches(
+        store, length=length, batch_size=batch_size, max_sequences=max_sequences, objective=causal_lm
+    )
     return list(made)
 
 
@@ -174,13 +176,17 @@ def test_every_held_out_token_is_predicted_once(counting_store, num_tokens):
     assert weights.sum() == num_tokens - 1 and weights.dtype == np.float32
 
 
-def test_max_batches_takes_the_first(counting_store):
-    store = counting_store(60)
-    every, first = held_out(store), held_out(store, max_batches=2)
-    assert (len(every), len(first)) == (5, 2)
-    for one, two in zip(every, first, strict=False):
-        assert all((one[name] == two[name]).all() for name in one)
-    assert len(held_out(store, max_batches=99)) == 5
+def test_max_sequences_are_evenly_spaced_and_the_same_for_every_batch_size(counting_store):
+    store = counting_store(60)  # 15 blocks of 4 targets, the last of 3
+
+    def blocks(**options):
+        batches = held_out(store, **options)
+        firsts = np.concatenate([b["targets"][:, 0] for b in batches])
+        return firsts[np.concatenate([b["weights"][:, 0] for b in batches]) > 0].tolist()
+
+    assert blocks(max_sequences=3) == [1, 29, 57]
+    assert blocks(max_sequences=3, batch_size=1) == blocks(max_sequences=3, batch_size=5) == [1, 29, 57]
+    assert blocks(max_sequences=99) == blocks() == list(range(1, 60, 4))
 
 
 def test_held_out_weights_of_the_objective_are_kept(counting_store):
@@ -188,7 +194,7 @@ def test_held_out_weights_of_the_objective_are_kept(counting_store):
         example = causal_lm(block_ids)
         return {**example, "weights": np.array([0, 0, 0, 1], np.float32)}
 
-    batches = held_out_batches(counting_store(7), length=4, batch_size=2, max_batches=0, objective=last_only)
+    batches = held_out_batches(counting_store(7), length=4, batch_size=2, max_sequences=0, objective=last_only)
     assert next(batches)["weights"].tolist() == [[0, 0, 0, 1], [0, 0, 0, 0]]
 
 
@@ -196,9 +202,9 @@ def test_held_out_errors_name_their_numbers(counting_store):
     for options, message in (
         ({"length": 0}, "length 0 must be"),
         ({"batch_size": 0}, "batch_size 0 must be"),
-        ({"max_batches": -1}, "max_batches -1 is negative"),
+        ({"max_sequences": -1}, "max_sequences -1 is negative"),
     ):
         with pytest.raises(DataError, match=message):
             held_out(counting_store(10), **options)
     with pytest.raises(DataError, match=r"holds 1 token\(s\): the first prediction needs 2"):
-        held_out_batches(counting_store(1), length=4, batch_size=1, max_batches=0, objective=causal_lm)
+        held_out_batches(counting_store(1), length=4, batch_size=1, max_sequences=0, objective=causal_lm)

@@ -47,7 +47,7 @@ def test_help_wakes_nothing_heavy():
         (["train", "--config=gpt_demo", "--config.mesh.fsdp=16"], 78, "asks for 16 devices, there are 8"),
         (["train", "--config=gpt_demo", "--config.data.path=/no/such.txt"], 65, "/no/such.txt"),
         (["generate", "--run=runs/nothing", "--prompt=x"], 78, "is not the folder of a run"),
-        (["generate", "--prompt=x"], 78, "which run?"),
+        (["generate", "--prompt=x"], 2, "which run?"),
         (["plot", "runs/nothing"], 78, "no metrics.jsonl in runs/nothing"),
     ],
 )

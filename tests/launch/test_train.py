@@ -71,7 +71,7 @@ def test_a_run_learns_and_explains_itself(finished):
         and config["model"]["vocab_size"] == 257
         and config["model"]["mlp_dim"] == 128
     )
-    assert "jax" in json.loads((run / "environment.json").read_text())["packages"]
+    assert [sorted(start["packages"])[2] for start in json.loads((run / "environment.json").read_text())] == ["jax"]
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG") and "## Step 20" in (run / "samples.md").read_text()
     assert (run / "checkpoints" / "20").is_dir() and (run / "tokenizer").is_dir()
     for word in (
@@ -149,6 +149,33 @@ def test_a_corpus_shorter_than_a_batch_is_an_error_with_numbers(tmp_path):
         train.run(config)
 
 
+def test_what_is_wrong_is_said_before_the_compiler_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr("launch.program.Program.compile", lambda self: pytest.fail("compiled"))
+    for change, says in (
+        ({"train.sample_prompts": ("x" * 40,)}, "prompt 0 has 40 tokens, the context has 32"),
+        ({"mesh.data": 2, "mesh.expert": 4}, "mesh.expert is 4, but no sharding rule uses the axis"),
+        ({"train.global_batch": 4096}, "4096"),
+    ):
+        config = tiny.config(tmp_path)
+        config.update_from_flattened_dict(change)
+        with pytest.raises(ValueError, match=says):
+            train.run(config)
+    config = tiny.config(tmp_path)
+    with config.unlocked():
+        config.optimiser = 3
+    with pytest.raises(ValueError, match=r"optimiser \(near \['optimizer'\]\)"):
+        train.run(config)
+
+
+def test_an_error_in_the_last_sample_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr("launch.train.LanguageModel.generate", lambda *_, **__: 1 / 0)
+    config = tiny.config(tmp_path)
+    config.train.steps = 3
+    with pytest.raises(ZeroDivisionError):
+        train.run(config)
+    assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
+
+
 def test_tokeniser_larger_than_the_table_is_an_error(tmp_path):
     config = tiny.config(tmp_path)
     config.model.vocab_size = 100
@@ -193,7 +220,8 @@ def test_kill_9_and_ctrl_c_then_the_same_command_gives_the_unbroken_run(tmp_path
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 75, said
     assert re.search(r"resuming after step (40|80|120|160|200|240)\b", said), said
-    stopped_at = int(re.search(r"stopped by SIGINT at step (\d+)", said)[1])
+    assert f"tessera train --config={files[broken]} --devices=1" in said
+    stopped_at = int(re.search(r"stopped by SIGINT: step (\d+) is saved", said)[1])
 
     process = start(files[broken])
     said, _ = process.communicate(timeout=120)

@@ -75,10 +75,16 @@ def test_beyond_the_context_the_younger_half_is_read_anew(network):
     _, params, decoder, forward = network
     prompt = list(range(12))
     tokens = run(decoder, params, [prompt], 40)[0].tolist()
-    assert tokens[:20] == uncached_greedy(forward, params, prompt, 20)
-    window = (prompt + tokens[:20])[-16:]
-    assert tokens[20:36] == uncached_greedy(forward, params, window, 16)
+    assert tokens[:21] == uncached_greedy(forward, params, prompt, 21)  # the last one sees the whole context
+    window = (prompt + tokens[:21])[-16:]
+    assert tokens[21:38] == uncached_greedy(forward, params, window, 17)
     assert len(tokens) == 40
+
+
+def test_a_prompt_that_fills_the_context_is_seen_whole(network):
+    _, params, decoder, forward = network
+    prompt = np.random.default_rng(3).integers(0, 64, 32).tolist()
+    assert run(decoder, params, [prompt], 1)[0].tolist() == uncached_greedy(forward, params, prompt, 1)
 
 
 def test_eos_ends_a_row_and_then_the_batch(network):

@@ -112,10 +112,14 @@ def test_folders_that_are_no_checkpoint_are_ignored(tmp_path):
     saved(tmp_path, fresh(tiny.mesh())).close()
     (tmp_path / "99").mkdir()
     (tmp_path / "7.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "6").mkdir()
     assert finished_steps(tmp_path) == [5]
     checkpoints = Checkpoints(tmp_path, CONFIG)
     assert checkpoints.latest() == 5
     assert_equal(checkpoints.restore(5, target(tiny.mesh())), fresh(tiny.mesh()))
+    checkpoints.save(6, fresh(tiny.mesh()))  # the empty folder of that name stepped aside
+    checkpoints.wait()
+    assert finished_steps(tmp_path) == [5, 6]
 
 
 def test_due_by_steps_and_by_time(tmp_path, monkeypatch):

@@ -108,3 +108,18 @@ def test_each_step_and_microbatch_has_a_key_of_its_own():
     key = jax.random.key(0)
     expected = sum(float(jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, 3), m))) for m in range(2))
     assert draw(2, 3) == pytest.approx(expected, rel=1e-6)
+
+
+def test_bf16_parameters_keep_their_type_and_f32_statistics_step_after_step():
+    for name in ("adamw", "lion", "sgd", "adafactor"):
+        c = dataclasses.replace(tiny.OPTIMIZER, name=name)
+        model = build(dataclasses.replace(tiny.GPT, param_dtype="bfloat16"))
+        optimizer = make_optimizer(c, parameters.weights(model))
+        step = make_train_step(
+            causal_lm(model), optimizer, make_schedule(c, 20), RULES, microbatches=1, clip_norm=1.0, seed=0
+        )
+        before = jax.eval_shape(lambda model=model, optimizer=optimizer: init_state(model, optimizer, jnp.uint32(0)))
+        after, _ = jax.eval_shape(step, before, tiny.batch())
+        assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, before)
+        assert {x.dtype.name for x in jax.tree.leaves(before.params)} == {"bfloat16"}
+        assert "bfloat16" not in {x.dtype.name for x in jax.tree.leaves(before.opt_state)}

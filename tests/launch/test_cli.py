@@ -43,7 +43,7 @@ def test_help_wakes_nothing_heavy():
         (["train", "--config=gpt_demo", "--config.train.steps=1.5"], 2, "config.train.steps='1.5': it must be an int"),
         (["train", "--config=gpt_demo", "--steps=3"], 2, "steps"),
         (["train", "--config=gpt_demo", "more"], 2, "takes no 'more'"),
-        (["train", "--config=gpt_demo", "--config.model.num_heads=7"], 78, "embed_dim 256 is not divisible"),
+        (["train", "--config=gpt_demo", "--config.model.num_heads=7"], 78, "embed_dim 192 is not divisible"),
         (["train", "--config=gpt_demo", "--config.mesh.fsdp=16"], 78, "asks for 16 devices, there are 8"),
         (["train", "--config=gpt_demo", "--config.data.path=/no/such.txt"], 65, "/no/such.txt"),
         (["generate", "--run=runs/nothing", "--prompt=x"], 78, "is not the folder of a run"),

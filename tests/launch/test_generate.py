@@ -99,7 +99,7 @@ def test_prompts_come_from_a_file(generate, tmp_path):
         (["--prompt=a", "--top_k=300"], 78, "top_k is 300: use 0 (off) to 257, the vocabulary"),
         (["--prompt=a", "--temperature=-0.5"], 78, "temperature is -0.5"),
         (["--prompt=a", "--max_tokens=0"], 78, "max_tokens is 0: it must be at least 1"),
-        (["--prompt=a", "--num_samples=0"], 78, "--num_samples is 0: it must be at least 1"),
+        (["--prompt=a", "--num_samples=0"], 2, "--num_samples is 0: it must be at least 1"),
         (
             ["--prompt=" + "a" * 40],
             78,

@@ -2,7 +2,7 @@
 
 tessera train --config=configs/gpt_demo.py
 
-Ends with 1.55 bits per byte on held-out files after 3 minutes on two CPU cores.
+Ends with 1.63 bits per byte on held-out files after 3 minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict
@@ -19,5 +19,5 @@ def get_config() -> ConfigDict:
     config.train.update(steps=1100, global_batch=8, log_every=50, eval_every=400, eval_sequences=400)
     config.train.update(sample_prompts=("def", "class", "import"))
     config.checkpoint.update(every_steps=400, keep_last=2)
-    config.expect.update(bits_per_byte=1.55, minutes=3.0, machine="2 cores of an Intel Xeon with AVX-512")
+    config.expect.update(bits_per_byte=1.63, minutes=3.0, machine="2 cores of an Intel Xeon with AVX-512")
     return config

@@ -1,4 +1,4 @@
-"""A 7B decoder of the Llama shape (Touvron et al. 2023): RMS norm, rotary positions, SwiGLU, no biases; for a pod.
+"""A 7B decoder of the Llama shape (Touvron et al. 2023): RMS norm, rotary positions, SwiGLU, no biases, for many devices.
 
 tessera train --config=configs/gpt_7b.py --config.data.path=corpus.jsonl
 

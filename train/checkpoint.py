@@ -26,7 +26,7 @@ class CheckpointConfig:
     every_steps: int  # save each n steps; 0 = never by steps
     every_minutes: float  # save when so long has passed since the last save; 0 = never by time
     keep_last: int  # newest checkpoints kept
-    keep_best: int  # checkpoints of the lowest evaluation loss kept beside them
+    keep_best: int  # kept beside them: those of the lowest evaluation loss, of saves that fall on an evaluation
     keep_every_steps: int  # multiples of this step are kept for good; 0 = none
 
     def __post_init__(self) -> None:

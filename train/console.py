@@ -13,6 +13,8 @@ from model.parameters import Params, Weight, named_leaves
 
 # Peak dense bf16 FLOP/s of one device, from the vendors' data sheets (no sparsity).
 PEAK_FLOPS = {
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
     "NVIDIA A100": 312e12,
@@ -115,7 +117,7 @@ def device_bytes(weight: Weight, sharding: jax.sharding.NamedSharding) -> int:
 
 
 def memory_in_use() -> int:
-    """Bytes in use on the fullest local device; on a CPU, of this process."""
+    """Bytes in use on the fullest local device; on a CPU, the most that this process has used so far."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     if all(stats):
         return max(s["bytes_in_use"] for s in stats if s)

@@ -56,10 +56,14 @@ def on_one_device():
 
 MESHES = {
     "data2": {"data": 2},
+    "data4": {"data": 4},
     "data8": {"data": 8},
+    "fsdp2": {"fsdp": 2},
     "fsdp4": {"fsdp": 4},
     "fsdp8": {"fsdp": 8},
     "tensor2": {"tensor": 2},
+    "tensor4": {"tensor": 4},
+    "fsdp2_tensor2": {"fsdp": 2, "tensor": 2},
     "data2_tensor2": {"data": 2, "tensor": 2},
     "fsdp4_tensor2": {"fsdp": 4, "tensor": 2},
     "data2_fsdp2_tensor2": {"data": 2, "fsdp": 2, "tensor": 2},
@@ -74,6 +78,12 @@ def test_losses_are_those_of_one_device(name, on_one_device):
     # Outputs per device are what the shardings say, metrics aside: nothing was replicated on the way out.
     expected = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(state))
     assert 0 <= compiled.memory_analysis().output_size_in_bytes - expected <= 4096
+
+
+def test_eight_heads_on_eight_devices():
+    config = dataclasses.replace(tiny.GPT, num_heads=8)
+    one, eight = trained(config, tiny.mesh())[0], trained(config, tiny.mesh(tensor=8))[0]
+    np.testing.assert_allclose(eight, one, atol=1e-5)
 
 
 def test_llama_shape_on_fsdp_and_tensor(on_one_device):

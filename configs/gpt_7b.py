@@ -1,4 +1,4 @@
-"""A 7B decoder of the Llama shape (Touvron et al. 2023): RMS norm, rotary positions, SwiGLU, no biases, for many devices.
+"""A 7B decoder of the Llama shape (Touvron et al. 2023): RMS norm, rotary positions, SwiGLU, no biases.
 
 tessera train --config=configs/gpt_7b.py --config.data.path=corpus.jsonl
 

@@ -125,9 +125,7 @@ def _parse(values: Any, arguments: Sequence[str]) -> list[str]:
     except flags.IllegalFlagValueError as error:
         raise UsageError(_wrong_type(str(error), path)) from error
     except AttributeError as error:  # from ml_collections: an unknown key, with the nearest name
-        raise UsageError(
-            "unknown config key " + " ".join(str(error).strip("'\"").replace("\\n", " ").split())
-        ) from error
+        raise UsageError(_unknown_key(str(error))) from error
     except (KeyError, TypeError) as error:
         raise UsageError(f"config: {error}") from error
     if "config" in values and values.config is None:
@@ -135,6 +133,14 @@ def _parse(values: Any, arguments: Sequence[str]) -> list[str]:
     values.__dict__["config_file"] = path
     values.__dict__["given"] = [a[len("--config.") :].split("=")[0] for a in arguments if a.startswith("--config.")]
     return rest
+
+
+def _unknown_key(message: str) -> str:
+    """ml_collections' "Did you mean …" in one line."""
+    near = re.search(r'Did you mean "([^"]+)" instead of "([^"]+)"', message)
+    if near:
+        return f"unknown config key {near[2]!r}: did you mean {near[1]!r}? (--print_config shows all)"
+    return f"unknown config key: {message} (--print_config shows all)"
 
 
 def _wrong_type(message: str, path: str | None) -> str:

@@ -139,47 +139,46 @@ class Decoder:
             ValueError: no prompt, an empty prompt, or one that is longer than the context.
         """
         self._check(prompts, max_tokens, sampling)  # here, not at the first `next`
-        return self._stream(params, prompts, max_tokens, sampling, seeds, vocab_limit, eos_id)
 
-    def _stream(
-        self,
-        params: Any,
-        prompts: Sequence[Sequence[int]],
-        max_tokens: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-        vocab_limit: int,
-        eos_id: int | None,
-    ) -> Iterator[np.ndarray]:
-        rows = len(prompts)
-        parts = shards(self.rules.batch, dict(jax.sharding.get_abstract_mesh().shape))
-        padding = -rows % parts  # the mesh cuts the batch into equal parts
-        texts = [list(prompt) for prompt in prompts] + [list(prompts[0])] * padding
-        keys_B = jax.vmap(jax.random.key)(jnp.asarray(list(seeds) + [seeds[0]] * padding, jnp.uint32))
-        limit, longest = self.config.max_length, max(map(len, texts))
-        # Padding must not push the end of the text out of a context that has room for it.
-        width = min(_round_up(longest, BUCKET), max(longest, limit - max_tokens))
-        # One slot more than the context: the token after a full context is drawn before the window moves.
-        slots = min(limit + 1, _round_up(width + max_tokens, BUCKET))
-        state, used = self._read(params, texts, width, slots), width
-        produced = 0
-        while produced < max_tokens:
-            if used > limit:
-                used = limit // 2 or 1
-                texts = [text[-used:] for text in texts]
-                again = self._read(params, texts, used, slots)
-                state = again.replace(count=state.count, finished_B=state.finished_B)
-            n = min(CHUNK, max_tokens - produced, limit + 1 - used)
-            state, tokens = self._generate(
-                params, state, keys_B, sampling, jnp.int32(n), capacity=CHUNK, vocab_limit=vocab_limit, eos_id=eos_id
-            )
-            tokens_BN = np.asarray(jax.device_get(tokens))[:, :n]
-            for text, row in zip(texts, tokens_BN, strict=True):
-                text.extend(row.tolist())
-            produced, used = produced + n, used + n
-            yield tokens_BN[:rows]
-            if np.asarray(jax.device_get(state.finished_B))[:rows].all():
-                return
+        def chunks() -> Iterator[np.ndarray]:
+            rows = len(prompts)
+            parts = shards(self.rules.batch, dict(jax.sharding.get_abstract_mesh().shape))
+            padding = -rows % parts  # the mesh cuts the batch into equal parts
+            texts = [list(prompt) for prompt in prompts] + [list(prompts[0])] * padding
+            keys_B = jax.vmap(jax.random.key)(jnp.asarray(list(seeds) + [seeds[0]] * padding, jnp.uint32))
+            limit, longest = self.config.max_length, max(map(len, texts))
+            # Padding must not push the end of the text out of a context that has room for it.
+            width = min(_round_up(longest, BUCKET), max(longest, limit - max_tokens))
+            # One slot more than the context: the token after a full context is drawn before the window moves.
+            slots = min(limit + 1, _round_up(width + max_tokens, BUCKET))
+            state, used = self._read(params, texts, width, slots), width
+            produced = 0
+            while produced < max_tokens:
+                if used > limit:
+                    used = limit // 2 or 1
+                    texts = [text[-used:] for text in texts]
+                    again = self._read(params, texts, used, slots)
+                    state = again.replace(count=state.count, finished_B=state.finished_B)
+                n = min(CHUNK, max_tokens - produced, limit + 1 - used)
+                state, tokens = self._generate(
+                    params,
+                    state,
+                    keys_B,
+                    sampling,
+                    jnp.int32(n),
+                    capacity=CHUNK,
+                    vocab_limit=vocab_limit,
+                    eos_id=eos_id,
+                )
+                tokens_BN = np.asarray(jax.device_get(tokens))[:, :n]
+                for text, row in zip(texts, tokens_BN, strict=True):
+                    text.extend(row.tolist())
+                produced, used = produced + n, used + n
+                yield tokens_BN[:rows]
+                if np.asarray(jax.device_get(state.finished_B))[:rows].all():
+                    return
+
+        return chunks()
 
     def _start(self, params: Any, ids_BT: jax.Array, segments_BT: jax.Array, slots: int) -> DecodeState:
         cache = empty_cache(self.config, self.rules, ids_BT.shape[0], slots)

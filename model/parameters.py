@@ -88,10 +88,11 @@ def shardings(tree: Params, rules: ShardingRules, mesh: jax.sharding.Mesh) -> Pa
         for size, axis in zip(weight.shape, weight.axes, strict=True):
             parts = shards(getattr(rules, axis), dict(mesh.shape))
             if size % parts:
+                near = sorted({size // parts * parts or parts, (size // parts + 1) * parts})
                 raise ValueError(
                     f"{name} {weight.shape}: its {axis!r} dimension {size} is not divisible by {parts}, the size of "
                     f"mesh axis {getattr(rules, axis)!r}: use a mesh axis of {_common(size, parts)}, change the size "
-                    f"to {size // parts * parts or parts} or {(size // parts + 1) * parts}, or keep it whole with "
+                    f"to {' or '.join(map(str, near))}, or keep it whole with "
                     f"--config.sharding.{axis}=''"
                 )
     return jax.tree.map(lambda w: jax.sharding.NamedSharding(mesh, rules.spec(*w.axes)), tree)

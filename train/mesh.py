@@ -42,8 +42,7 @@ class MeshConfig:
         if num_devices % fixed or (not free and fixed != num_devices):
             raise ValueError(
                 f"mesh {shown} makes {fixed} devices, there are {num_devices}: every device takes part. "
-                "Set one axis to -1 (the rest of the devices), or choose sizes whose product is "
-                f"{num_devices}"
+                f"Choose sizes whose product is {num_devices}, or divides it where one axis is -1 (the rest)"
             )
         return {axis: num_devices // fixed if size == -1 else size for axis, size in sizes.items()}
 

@@ -33,7 +33,7 @@ def test_help_wakes_nothing_heavy():
         (
             ["train", "--config=gpt_demo", "--config.optimizer.peaklr=1"],
             2,
-            'Did you mean "peak_lr" instead of "peaklr"?',
+            "unknown config key 'peaklr': did you mean 'peak_lr'?",
         ),
         (
             ["train", "--config=gpt_demo", "--config.train.steps=many"],

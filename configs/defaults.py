@@ -1,8 +1,8 @@
 """Every leaf that an experiment has, with the value it takes where a config says nothing.
 
 The experiments beside this file start from these values and state what differs. The meaning and unit of each leaf
-stand at the frozen dataclass that it becomes: `ModelConfig`, `DataConfig`, `OptimizerConfig`, `TrainConfig`,
-`CheckpointConfig`, `MeshConfig`, `ShardingRules`, `RunConfig`.
+stand at the frozen dataclass that it becomes: `ModelConfig`, `DataConfig`, `ObjectiveConfig`, `OptimizerConfig`,
+`TrainConfig`, `CheckpointConfig`, `MeshConfig`, `ShardingRules`, `RunConfig`.
 """
 
 from ml_collections import ConfigDict
@@ -31,28 +31,65 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict(
         {
+            "architecture": "decoder",
+            "head": "lm",
+            "num_labels": 0,
+            "ngram_order": 5,
             "vocab_size": 0,  # the tokeniser's
             "max_length": 1024,
             "num_layers": 12,
+            "num_encoder_layers": 0,
             "embed_dim": 768,
             "num_heads": 12,
             "num_kv_heads": 0,
             "head_dim": 0,
             "mlp_dim": 0,
+            "token_types": 0,
+            "scale_embeddings": False,
+            "embedding_norm": False,
             "positions": "learned",
+            "position_offset": 0,
             "rope_theta": 10_000.0,
+            "rope_scaling": "none",
+            "rope_factor": 1.0,
+            "rope_low_factor": 1.0,
+            "rope_high_factor": 4.0,
+            "rope_original_length": 8192,
+            "relative_buckets": 32,
+            "relative_max_distance": 128,
             "norm": "layer",
-            "norm_epsilon": 1e-5,
+            "norm_epsilon": 1e-05,
+            "norm_placement": "pre",
             "mlp": "gelu",
-            "bias": True,
+            "bias": "all",
+            "attention_scale": 0.0,
+            "qk_norm": False,
+            "attention_softcap": 0.0,
+            "window": 0,
             "tied_output": True,
+            "scale_output": False,
+            "logits_softcap": 0.0,
+            "decoder_start_id": 0,
             "dropout": 0.0,
             "init_std": 0.02,
+            "init_scheme": "gpt2",
             "attention_impl": "xla",
             "compute_dtype": "float32",
             "param_dtype": "float32",
             "remat": "none",
             "scan_unroll": 1,
+        }
+    )
+
+    config.objective = ConfigDict(
+        {
+            "name": "causal_lm",
+            "mask_rate": 0.15,
+            "whole_words": False,
+            "noise_density": 0.15,
+            "mean_span": 3.0,
+            "label_smoothing": 0.0,
+            "z_loss": 0.0,
         }
     )
 
@@ -99,7 +136,7 @@ def get_config() -> ConfigDict:
     config.sharding = ConfigDict({"preset": "fsdp_tensor"})
     for axis in ("batch", "length", "residual", "heads", "kv_heads", "head_dim", "mlp", "vocab", "embed", "position"):
         config.sharding[axis] = placeholder(str)
-    for axis in ("norm", "layers"):
+    for axis in ("norm", "layers", "head", "gates"):
         config.sharding[axis] = placeholder(str)
 
     # What the run ends with, and where it was seen; `machine` empty: not run yet.

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.run.dir = "runs/gpt_7b"
     config.data.update(tokenizer_vocab=32_000, held_out=0.001)
     config.model.update(vocab_size=32_000, max_length=4096, num_layers=32, embed_dim=4096, num_heads=32, mlp_dim=11_008)
-    config.model.update(positions="rotary", norm="rms", mlp="swiglu", bias=False, tied_output=False)
+    config.model.update(positions="rotary", norm="rms", mlp="swiglu", bias="none", tied_output=False)
     config.model.update(compute_dtype="bfloat16", remat="full")
     config.optimizer.update(peak_lr=3e-4, warmup_steps=2000)
     config.train.update(steps=250_000, global_batch=1024, eval_every=1000)

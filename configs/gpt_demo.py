@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config = defaults.get_config()
     config.run.dir = "runs/gpt_demo"
     config.model.update(max_length=128, num_layers=4, embed_dim=192, num_heads=4, scan_unroll=0)
-    config.model.update(positions="rotary", norm="rms", bias=False)
+    config.model.update(positions="rotary", norm="rms", bias="none")
     config.optimizer.update(peak_lr=3e-3, warmup_steps=100)
     config.train.update(steps=1100, global_batch=8, log_every=50, eval_every=400, eval_sequences=400)
     config.train.update(sample_prompts=("def", "class", "import"))

@@ -12,7 +12,7 @@ import sentencepiece
 from data import tokenizer_files
 from data.errors import DataError
 from data.sentencepiece_training import train_model
-from data.tokenizer_checks import checked_ids, utf8
+from data.tokenizer_checks import checked_ids, joined, utf8
 
 # sentencepiece writes a space as this character inside, so it cannot tell the two apart: we never show it one.
 _SPACE_MARK = "\u2581"
@@ -38,11 +38,12 @@ class SentencePieceTokenizer:
 
     def __init__(self, model: bytes, name: str = "sentencepiece model"):
         """`model`: the content of a `.model` file; `name`: what errors call it. Raises DataError if it is not one."""
-        self._model = model
+        self.model = model
         self._processor = _processor(model, name)
         self.vocab_size = self._processor.get_piece_size()
-        eos_id = self._processor.eos_id()
-        self.eos_id: int | None = eos_id if eos_id >= 0 else None
+        ids = {role: getattr(self._processor, f"{role}_id")() for role in ("pad", "eos", "bos", "unk")}
+        self.special_ids: dict[str, int] = {role: id for role, id in ids.items() if id >= 0}
+        self.eos_id: int | None = self.special_ids.get("eos")
         self.fingerprint = tokenizer_files.fingerprint(self.kind, model)
         self._bytes_V = [_piece_bytes(self._processor, id) for id in range(self.vocab_size)]
         self.token_bytes_V = np.array([len(piece) for piece in self._bytes_V], np.int32)
@@ -87,8 +88,11 @@ class SentencePieceTokenizer:
             return b"".join([self._bytes_V[id] for id in array]).decode("utf-8", errors="replace")
         return self._processor.decode([int(id) for id in array if self._bytes_V[id]])
 
+    def wrap(self, ids: Sequence[int], pair: Sequence[int] | None = None) -> list[int]:
+        return joined(ids, pair)
+
     def save(self, folder: str | Path) -> None:
-        tokenizer_files.save(folder, self, self._model)
+        tokenizer_files.save(folder, self, self.model)
 
     def _byte_ids(self, content: bytes) -> list[int]:
         return [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in content]

@@ -1,4 +1,4 @@
-"""What every tokenizer refuses, and how: text that UTF-8 cannot hold, ids outside the vocabulary."""
+"""What every tokenizer refuses, and how: text that UTF-8 cannot hold, ids outside the vocabulary; and how ids join."""
 
 from collections.abc import Sequence
 
@@ -24,3 +24,8 @@ def checked_ids(ids: Sequence[int] | np.ndarray, vocab_size: int) -> np.ndarray:
         at = int(bad[0])
         raise DataError(f"id {array[at]} at position {at} is outside the vocabulary: 0 to {vocab_size - 1} are allowed")
     return array
+
+
+def joined(*parts: Sequence[int] | np.ndarray | None) -> list[int]:
+    """The ids of all parts, in order; None is no part."""
+    return [int(id) for part in parts if part is not None for id in part]

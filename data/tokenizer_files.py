@@ -9,7 +9,13 @@ from data.errors import DataError
 
 MANIFEST = "tessera_tokenizer.json"
 # The byte tokenizer has no data file: its kind says everything.
-DATA_FILES = {"byte": None, "char": "characters.txt", "sentencepiece": "sentencepiece.model"}
+DATA_FILES = {
+    "byte": None,
+    "char": "characters.txt",
+    "sentencepiece": "sentencepiece.model",
+    "huggingface": "huggingface.json",
+    "with_specials": "specials.json",
+}
 
 
 def fingerprint(kind: str, content: bytes) -> str:

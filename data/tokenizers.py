@@ -1,5 +1,6 @@
 """Text to ids and back: what a tokenizer is, and the two that need no training beyond a look at the characters."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -8,17 +9,30 @@ import numpy as np
 
 from data import tokenizer_files
 from data.errors import DataError, missing_path
+from data.huggingface_tokenizers import HuggingFaceTokenizer
 from data.sentencepieces import SentencePieceTokenizer
-from data.tokenizer_checks import checked_ids, utf8
+from data.special_tokens import WithSpecials
+from data.tokenizer_checks import checked_ids, joined, utf8
 
-__all__ = ["ByteTokenizer", "CharTokenizer", "SentencePieceTokenizer", "Tokenizer", "load_tokenizer"]
+__all__ = [
+    "ByteTokenizer",
+    "CharTokenizer",
+    "HuggingFaceTokenizer",
+    "SentencePieceTokenizer",
+    "Tokenizer",
+    "WithSpecials",
+    "load_tokenizer",
+]
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back, without loss: decode(encode(text)) == text."""
+    """Text to ids and back. Those made here lose nothing: decode(encode(text)) == text, and token_bytes_V sums to it.
+
+    Those of published models follow their own rules, see `HuggingFaceTokenizer`.
+    """
 
     @property
-    def kind(self) -> str: ...  # "byte", "char", "sentencepiece"
+    def kind(self) -> str: ...  # "byte", "char", "sentencepiece", "huggingface", "with_specials"
 
     @property
     def vocab_size(self) -> int: ...
@@ -27,13 +41,16 @@ class Tokenizer(Protocol):
     def eos_id(self) -> int | None: ...  # closes a document; None: the vocabulary has no such id
 
     @property
+    def special_ids(self) -> dict[str, int]: ...  # by role: pad eos bos unk mask cls sep, extra_0 ... (T5's sentinels)
+
+    @property
     def token_bytes_V(self) -> np.ndarray: ...  # int32: UTF-8 bytes of text each id stands for, 0 for special ids
 
     @property
     def fingerprint(self) -> str: ...  # equal fingerprints, equal ids
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, no special ids added; their token_bytes_V sum to the text's UTF-8 bytes."""
+        """The ids of `text`, no special ids added; without loss, their token_bytes_V sum to its UTF-8 bytes."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -42,6 +59,10 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids. Special ids vanish, invalid UTF-8 becomes U+FFFD; DataError for ids out of range."""
+        ...
+
+    def wrap(self, ids: Sequence[int], pair: Sequence[int] | None = None) -> list[int]:
+        """The ids of one text, or two, with what the model's family puts around them; nothing for those made here."""
         ...
 
     def save(self, folder: str | Path) -> None: ...
@@ -62,7 +83,19 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         return ByteTokenizer()
     if kind == "char":
         return CharTokenizer(content.decode("utf-8"))
+    if kind == "huggingface":
+        return HuggingFaceTokenizer(content, name=str(place))
+    if kind == "with_specials":
+        return _load_with_specials(place, content)
     return SentencePieceTokenizer(content, name=str(place))
+
+
+def _load_with_specials(folder: Path, content: bytes) -> WithSpecials:
+    fields = json.loads(content)
+    base = load_tokenizer(folder / "base")
+    if base.fingerprint != fields["base"]:
+        raise DataError(f"{folder / 'base'} has fingerprint {base.fingerprint}, but was {fields['base']} when saved")
+    return WithSpecials(base, fields["names"])
 
 
 class ByteTokenizer:
@@ -73,6 +106,7 @@ class ByteTokenizer:
     eos_id = 256
 
     def __init__(self):
+        self.special_ids = {"eos": self.eos_id}
         self.token_bytes_V = np.array([1] * 256 + [0], np.int32)
         self.fingerprint = tokenizer_files.fingerprint(self.kind, b"")
 
@@ -85,6 +119,9 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         array = checked_ids(ids, self.vocab_size)
         return array[array < 256].astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+
+    def wrap(self, ids: Sequence[int], pair: Sequence[int] | None = None) -> list[int]:
+        return joined(ids, pair)
 
     def save(self, folder: str | Path) -> None:
         tokenizer_files.save(folder, self, b"")
@@ -100,6 +137,7 @@ class CharTokenizer:
         if not chars or list(chars) != sorted(set(chars)):
             raise DataError(f"characters must be sorted and distinct, 1 or more, not {chars[:40]!r}")
         self.chars = chars
+        self.special_ids: dict[str, int] = {}
         self.vocab_size = len(chars)
         self.token_bytes_V = np.array([len(utf8(char)) for char in chars], np.int32)
         self.fingerprint = tokenizer_files.fingerprint(self.kind, utf8(chars))
@@ -134,6 +172,9 @@ class CharTokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         codes = self._code_points_V[checked_ids(ids, self.vocab_size)]
         return codes.astype("<u4").tobytes().decode("utf-32-le")
+
+    def wrap(self, ids: Sequence[int], pair: Sequence[int] | None = None) -> list[int]:
+        return joined(ids, pair)
 
     def save(self, folder: str | Path) -> None:
         tokenizer_files.save(folder, self, utf8(self.chars))

@@ -1,7 +1,6 @@
-"""A trained network as one object: text in, text or numbers out. What `tessera.load` returns."""
+"""A network that predicts the next token, as one object: text in, text or numbers out."""
 
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,18 +8,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data.tokenizers import Tokenizer
-from model.build import build
+from evaluation.generation import Continuation, Generator
+from evaluation.network import Network
 from model.config import ModelConfig
-from model.decoding import Decoder, Sampling
-from model.losses import causal_lm
+from model.losses import language_model_loss
+from model.ngram import ngram_loss
 from model.sharding import ShardingRules
-from model.transformer import apply
-
-INCOMPLETE = "\ufffd"  # what a tokeniser decodes half a character to
 
 
-class LanguageModel:
-    """A decoder with its weights and tokeniser.
+class LanguageModel(Network):
+    """A decoder, a recurrent network or an n-gram model, with its weights and tokeniser.
 
     Attributes:
         params: the tree of weights. config: the resolved `ModelConfig`. tokenizer: text to ids and back.
@@ -29,29 +26,25 @@ class LanguageModel:
     def __init__(
         self, config: ModelConfig, params: Any, tokenizer: Tokenizer, mesh: Mesh, rules: ShardingRules | None = None
     ) -> None:
-        self.config, self.params, self.tokenizer, self.mesh = config.resolved(), params, tokenizer, mesh
-        model = build(config, rules)
-        self._decoder = Decoder(model, config, rules)
-        self._logits = jax.jit(lambda params, ids_BT: apply(model, params, ids_BT).logits_BTV)
-        loss = causal_lm(model)
+        super().__init__(config, params, tokenizer, mesh, rules)
+        self._generator = Generator(self)
+        counted = config.architecture == "ngram"
+        loss = ngram_loss(config.ngram_order) if counted else language_model_loss(self.network, self.rules)
         self._sums = jax.jit(lambda params, batch: loss(params, batch, None))
 
-    def logits(self, ids_BT: np.ndarray) -> np.ndarray:
-        """Float32 (batch, length, vocab): scores of the token after each of `ids_BT`, int (batch, length)."""
-        ids = np.asarray(ids_BT)
-        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"ids have shape {ids.shape} and type {ids.dtype}: pass integers of shape (batch, length)")
-        if ids.shape[1] > self.config.max_length:
-            raise ValueError(f"{ids.shape[1]} tokens do not fit the context of {self.config.max_length}: cut the input")
-        if ids.size and (ids.min() < 0 or ids.max() >= self.config.vocab_size):
-            raise ValueError(
-                f"ids run from {ids.min()} to {ids.max()}: the vocabulary is 0 to {self.config.vocab_size - 1}"
-            )
-        with jax.set_mesh(self.mesh):
-            return np.asarray(jax.device_get(self._logits(self.params, ids.astype(np.int32))))
+    def logits(self, ids: Any, mask: Any = None) -> np.ndarray:
+        """Float32 (batch, length, vocab): scores of the token after each of `ids`, int (batch, length).
+
+        `mask` is 1 on tokens and 0 on padding.
+        """
+        return self.run("logits", ids, segments_BT=mask)
+
+    def hidden(self, ids: Any, mask: Any = None) -> np.ndarray:
+        """Float32 (batch, length, embed_dim): what the network puts out before its head."""
+        return self.run("hidden_BTD", ids, segments_BT=mask)
 
     def loss(self, texts: str | Sequence[str]) -> float:
-        """Mean nats per token. A text is read as a document: its first token follows an end of document.
+        """Mean nats per token. A text is read as a document: its first token follows an end of document, or <s>.
 
         Texts longer than the context are cut into windows of it; each token is scored once.
         """
@@ -64,67 +57,67 @@ class LanguageModel:
         return nats / np.log(2) / count
 
     def generate(
-        self,
-        prompts: str | Sequence[str],
-        *,
-        max_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        seed: int = 0,
-    ) -> str | list[str]:
+        self, prompts: str | Sequence[str], *, max_tokens: int, seed: int = 0, details: bool = False, **options: Any
+    ) -> Any:
         """Continues each prompt by up to `max_tokens` tokens, or to its end of text; the prompt is not repeated.
 
-        A string gives a string, a list gives a list. Temperature 0 takes the most likely token. A continuation depends
-        on its prompt and the seed, not on the other prompts, as long as the longest of them fits the context.
+        A string gives a string, a list gives a list; with `num_samples` above 1, each becomes a list of so many. A
+        continuation depends on its prompt and the seed, not on the other prompts, as long as the longest of them fits
+        the context.
+
+        Args:
+            options: of the draw (see `model.sampling.Sampling`): temperature (0: the most likely token), top_k, top_p,
+                min_p, typical_p, repetition_penalty, no_repeat_ngram, min_tokens; num_samples; stop: a string, or
+                several, that end the text; num_beams, length_penalty and early_stopping for beam search, which returns
+                the num_samples best.
+            details: `Continuation`s instead of strings: text, ids, log-probability of each token, score.
         """
         batch = [prompts] if isinstance(prompts, str) else list(prompts)
-        options = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k}
-        texts = [""] * len(batch)
-        for pieces in self.stream(batch, seeds=[seed] * len(batch), **options):
-            texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
-        return texts[0] if isinstance(prompts, str) else texts
+        logprobs = details and not options.get("num_beams")
+        ids = [self._begun(prompt) for prompt in batch]
+        found = self._generator.run(ids, max_tokens=max_tokens, seed=seed, logprobs=logprobs, **options)
+        return plain(found, alone=isinstance(prompts, str), samples=options.get("num_samples", 1), details=details)
 
     def stream(
-        self, prompts: Sequence[str], *, max_tokens: int, temperature: float, top_k: int, seeds: Sequence[int]
+        self, prompts: Sequence[str], *, max_tokens: int, seeds: Sequence[int], **options: Any
     ) -> Iterator[list[str]]:
         """Yields the next piece of text of every row, as it comes; row b is drawn by its prompt and `seeds[b]`.
+
+        Options are those of `generate`, but for beam search.
 
         Raises:
             ValueError: at once, a prompt that is longer than the context, or a setting outside its range.
         """
-        eos = self.tokenizer.eos_id
-        ids = [self.tokenizer.encode(prompt) for prompt in prompts]
-        if eos is not None:  # a document begins after the end of another; a prompt that fills the context does not
-            ids = [[eos, *prompt] if len(prompt) < self.config.max_length else prompt for prompt in ids]
-        chunks = self._decoder.stream(
-            self.params,
-            ids,
-            max_tokens=max_tokens,
-            sampling=Sampling(temperature, top_k),
-            # Other prompts get other draws: the same ones would make all rows alike.
-            seeds=[zlib.crc32(f"{seed} {prompt}".encode()) for seed, prompt in zip(seeds, prompts, strict=True)],
-            vocab_limit=self.tokenizer.vocab_size,
-            eos_id=eos,
-        )
-        return self._pieces(chunks, [_Writer(self.tokenizer.decode) for _ in prompts])
+        ids = [self._begun(prompt) for prompt in prompts]
+        return iter(self._generator.stream(ids, seeds=seeds, max_tokens=max_tokens, **options))
 
-    def _pieces(self, chunks: Iterator[np.ndarray], writers: Sequence["_Writer"]) -> Iterator[list[str]]:
-        while True:
-            with jax.set_mesh(self.mesh):  # not across a yield: there the caller's own mesh must hold
-                tokens_BN = next(chunks, None)
-            if tokens_BN is None:
-                break
-            yield [writer.write(row.tolist()) for writer, row in zip(writers, tokens_BN, strict=True)]
-        yield [writer.close() for writer in writers]
+    def complete(self, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int) -> list[str]:
+        """Each prompt with its continuation: what a sample in the middle of training shows."""
+        texts = self.generate(list(prompts), max_tokens=max_tokens, temperature=temperature, seed=seed)
+        return [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+
+    def check(self, prompt: str) -> None:
+        """Raises ValueError for a prompt that `complete` could not continue."""
+        self.stream([prompt], max_tokens=1, seeds=[0])
+
+    def _begun(self, prompt: str) -> list[int]:
+        """A prompt as the begin of a document; one that fills the context stands alone."""
+        ids, begin = self.tokenizer.encode(prompt), self._begin()
+        return [*begin, *ids] if len(ids) + len(begin) <= self.config.max_length else ids
+
+    def _begin(self) -> list[int]:
+        """What stands before a document: what the family puts there, or the end of another document."""
+        eos = self.tokenizer.eos_id
+        return self.tokenizer.wrap([]) or ([] if eos is None else [eos])
 
     def _score(self, texts: str | Sequence[str]) -> tuple[float, float, int]:
         """Nats, predicted tokens and bytes of texts."""
         texts = [texts] if isinstance(texts, str) else list(texts)
-        length, eos = self.config.max_length, self.tokenizer.eos_id
+        length, begin = self.config.max_length, self._begin()
         nats = tokens = 0.0
         count = 0
         for text in texts:
-            ids = np.asarray(([] if eos is None else [eos]) + self.tokenizer.encode(text), np.int32)
+            ids = np.asarray([*begin, *self.tokenizer.encode(text)], np.int32)
             for start in range(0, len(ids) - 1, length):
                 window = ids[start : start + length + 1]
                 padding = (0, length + 1 - len(window))
@@ -142,20 +135,8 @@ class LanguageModel:
         return nats, tokens, count
 
 
-class _Writer:
-    """Ids of one row to text, piece by piece: half a character waits for its other half."""
-
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
-        self._decode, self._ids, self._written = decode, [], 0
-
-    def write(self, ids: list[int]) -> str:
-        self._ids.extend(ids)
-        text = self._decode(self._ids)
-        return self._take(text.rstrip(INCOMPLETE))
-
-    def close(self) -> str:
-        return self._take(self._decode(self._ids))
-
-    def _take(self, text: str) -> str:
-        piece, self._written = text[self._written :], max(self._written, len(text))
-        return piece
+def plain(found: list[list[Continuation]], *, alone: bool, samples: int, details: bool) -> Any:
+    """Continuations in the shape of the question: a string for a string, lists for lists and for several samples."""
+    rows: list[Any] = [[c if details else c.text for c in row] for row in found]
+    rows = [row[0] for row in rows] if samples == 1 else rows
+    return rows[0] if alone else rows

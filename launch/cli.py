@@ -107,6 +107,17 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
         flags.DEFINE_integer("max_tokens", 200, "most tokens to add", flag_values=values)
         flags.DEFINE_float("temperature", 0.8, "0: the most likely token; 1: as the model says", flag_values=values)
         flags.DEFINE_integer("top_k", 0, "draw among the k most likely tokens; 0: all", flag_values=values)
+        flags.DEFINE_float("top_p", 1.0, "draw among the likeliest tokens with this probability", flag_values=values)
+        flags.DEFINE_float("min_p", 0.0, "leave out tokens below this part of the highest", flag_values=values)
+        flags.DEFINE_float("typical_p", 1.0, "draw among the most typical with this probability", flag_values=values)
+        flags.DEFINE_float("repetition_penalty", 1.0, "above 1: avoid tokens that came before", flag_values=values)
+        flags.DEFINE_integer("no_repeat_ngram", 0, "no n-gram of this length comes twice; 0: off", flag_values=values)
+        flags.DEFINE_integer("min_tokens", 0, "no end before so many tokens", flag_values=values)
+        flags.DEFINE_multi_string(
+            "stop", [], "a string that ends the text; may be given more often", flag_values=values
+        )
+        flags.DEFINE_integer("num_beams", 0, "beam search with so many beams; 0: draw", flag_values=values)
+        flags.DEFINE_float("length_penalty", 1.0, "of beam search: above 0 favours long texts", flag_values=values)
         flags.DEFINE_integer("num_samples", 1, "samples per prompt", flag_values=values)
         flags.DEFINE_integer("seed", 0, "of the first sample; the next ones count up", flag_values=values)
         flags.DEFINE_integer("step", None, "the checkpoint to use; the newest without", flag_values=values)

@@ -8,6 +8,10 @@ from typing import Any
 
 from data.errors import DataError, missing_path
 
+# Flags of `tessera generate` that say how a token is drawn: the fields of `model.sampling.Sampling`.
+PENALTIES = ("repetition_penalty", "no_repeat_ngram", "min_tokens")
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", *PENALTIES)
+
 
 def train(values: Any, rest: Sequence[str]) -> int:
     from launch import train
@@ -18,38 +22,55 @@ def train(values: Any, rest: Sequence[str]) -> int:
 
 def generate(values: Any, rest: Sequence[str]) -> int:
     """Streams: the first sample as it comes, the others after it with what they have by then."""
+    from evaluation.encoder import Encoder
+    from evaluation.sequence_to_sequence import SequenceToSequence
     from launch.load import load
 
     prompts = [*values.prompt, *_read_prompts(values.prompts_file)]
     if not prompts:
         raise ValueError("no prompt: give --prompt=TEXT or --prompts_file=FILE")
     lm = load(values.run, step=values.step)
-    rows = [(prompt, values.seed + sample) for prompt in prompts for sample in range(values.num_samples)]
+    if isinstance(lm, Encoder):
+        print("\n\n".join(lm.complete(prompts, max_tokens=0, temperature=0.0, seed=0)))
+        return 0
+    samples = values.num_samples
+    rows = [(prompt, values.seed + sample) for prompt in prompts for sample in range(samples)]
+    answers = isinstance(lm, SequenceToSequence)
+    if values.num_beams:
+        beams = {name: getattr(values, name) for name in ("num_beams", "length_penalty", *PENALTIES)}
+        found = lm.generate(prompts, max_tokens=values.max_tokens, num_samples=samples, details=True, **beams)
+        for row, best in enumerate([[one] if samples == 1 else one for one in found]):
+            for place, continuation in enumerate(best):
+                _print_begin(rows, row * samples + place, prompts[row], f"score {continuation.score:.4f}", answers)
+                print(continuation.text)
+        return 0
+    options = {name: getattr(values, name) for name in SAMPLING}
     stream = lm.stream(
-        [prompt for prompt, _ in rows],
+        prompts,
         max_tokens=values.max_tokens,
-        temperature=values.temperature,
-        top_k=values.top_k,
+        num_samples=samples,
         seeds=[seed for _, seed in rows],
+        stop=values.stop,
+        **options,
     )
     texts = [""] * len(rows)
-    _print_begin(rows, 0)
+    _print_begin(rows, 0, prompts[0], f"seed {values.seed}", answers)
     for pieces in stream:
         texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
         print(pieces[0], end="", flush=True)
     for row in range(1, len(rows)):
         print()
-        _print_begin(rows, row)
+        _print_begin(rows, row, rows[row][0], f"seed {rows[row][1]}", answers)
         print(texts[row], end="")
     print()
     return 0
 
 
-def _print_begin(rows: Sequence[tuple[str, int]], row: int) -> None:
-    prompt, seed = rows[row]
+def _print_begin(rows: Sequence[Any], row: int, prompt: str, note: str, answers: bool) -> None:
+    """What stands before a sample: its number, and the prompt that it continues (or, an answer, follows)."""
     if len(rows) > 1:
-        print(f"{chr(10) if row else ''}--- sample {row + 1} of {len(rows)} (seed {seed})")
-    print(prompt, end="", flush=True)
+        print(f"{chr(10) if row else ''}--- sample {row + 1} of {len(rows)} ({note})")
+    print(prompt, end="\n-> " if answers else "", flush=True)
 
 
 def plot(values: Any, rest: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from data.config import DataConfig
+from data.objectives import ObjectiveConfig
 from model.config import ModelConfig
 from model.sharding import PRESETS, ShardingRules, parse_axes
 from train.checkpoint import CheckpointConfig
@@ -17,7 +18,19 @@ from train.optimizers import OptimizerConfig
 from train.records import RunConfig
 
 T = TypeVar("T")
-SECTIONS = {"seed", "run", "data", "model", "optimizer", "train", "checkpoint", "mesh", "sharding", "expect"}
+SECTIONS = {
+    "seed",
+    "run",
+    "data",
+    "model",
+    "objective",
+    "optimizer",
+    "train",
+    "checkpoint",
+    "mesh",
+    "sharding",
+    "expect",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +41,7 @@ class Experiment:
     run: RunConfig
     data: DataConfig
     model: ModelConfig
+    objective: ObjectiveConfig
     optimizer: OptimizerConfig
     train: TrainConfig
     checkpoint: CheckpointConfig
@@ -51,6 +65,7 @@ def read(config: Any) -> Experiment:
         run=section(RunConfig, "run", config.run),
         data=section(DataConfig, "data", config.data),
         model=section(ModelConfig, "model", config.model),
+        objective=section(ObjectiveConfig, "objective", config.objective),
         optimizer=section(OptimizerConfig, "optimizer", config.optimizer),
         train=section(TrainConfig, "train", config.train),
         checkpoint=section(CheckpointConfig, "checkpoint", config.checkpoint),

@@ -22,6 +22,7 @@ def show(
     device, config = program.mesh.devices.flat[0], program.config
     axes = ", ".join(f"{axis} {n}" for axis, n in program.mesh.shape.items() if n > 1) or "one device"
     tokens, steps = rates.global_batch * rates.length, rates.steps
+    flops = rates.flops_per_sequence / rates.length
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     shardings = jax.tree.map(lambda x: x.sharding, program.target.params)
@@ -30,7 +31,7 @@ def show(
     lines = {
         "devices": f"{program.mesh.size} × {device.device_kind} ({device.platform}), mesh: {axes}",
         "precision": f"{config.compute_dtype} compute, {config.param_dtype} parameters and optimiser",
-        "work": f"{rates.flops_per_token:,.0f} FLOPs a token, {tokens:,} tokens a step, {tokens * steps:,} in all",
+        "work": f"{flops:,.0f} FLOPs a token, {tokens:,} tokens a step, {tokens * steps:,} in all",
         "memory": f"{size(held)} state and batch + {size(memory.temp_size_in_bytes)} temporary a device, predicted",
         "peak": f"{rates.peak_flops:.3g} FLOP/s" if rates.peak_flops else _no_peak(program),
         "compile": f"{seconds:.1f} s",

@@ -7,17 +7,19 @@ from typing import Any
 import jax
 
 from data.tokenizers import load_tokenizer
-from evaluation.language_model import LanguageModel
+from evaluation.ask import AnyModel, ask
+from launch.count import TABLE
 from model import parameters
 from model.build import build
 from model.config import ModelConfig
+from model.ngram_table import load_ngram
 from model.sharding import ShardingRules
 from train.checkpoint import load_params
 from train.mesh import single_device_mesh
 from train.records import RunError
 
 
-def load(run: str | Path, *, step: int | None = None) -> LanguageModel:
+def load(run: str | Path, *, step: int | None = None) -> AnyModel:
     """The network of a run, whole on the first device, with the parameters of `step` (None: the newest finished).
 
     Raises:
@@ -25,7 +27,10 @@ def load(run: str | Path, *, step: int | None = None) -> LanguageModel:
     """
     folder = Path(run).expanduser()
     config = ModelConfig(**read_run(folder)["model"])
+    tokenizer = load_tokenizer(folder / "tokenizer")
     mesh, rules = single_device_mesh(), ShardingRules()
+    if config.architecture == "ngram":
+        return ask(config, load_ngram(folder / TABLE), tokenizer, mesh, rules)
     weights = parameters.weights(build(config, rules))
     target = jax.tree.map(
         lambda w, sharding: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=sharding),
@@ -33,7 +38,7 @@ def load(run: str | Path, *, step: int | None = None) -> LanguageModel:
         parameters.shardings(weights, rules, mesh),
     )
     params, _ = load_params(folder / "checkpoints", target, step)
-    return LanguageModel(config, params, load_tokenizer(folder / "tokenizer"), mesh, rules)
+    return ask(config, params, tokenizer, mesh, rules)
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -5,21 +5,34 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from data.examples import Objective
+from data.objectives import make_objective, special_names
+from data.special_tokens import WithSpecials
+from data.tokenizers import Tokenizer
 from launch.experiment import Experiment
 from model import parameters
 from model.build import build
-from model.config import ModelConfig
-from model.losses import LossFn, causal_lm
+from model.config import RECURRENT, ModelConfig
+from model.losses import LossFn, language_model_loss
 from model.sharding import mesh_axes
-from model.transformer import Transformer
 from train.mesh import batch_sharding, check_batch, check_length, make_mesh
 from train.optimizers import make_optimizer, make_schedule
 from train.state import State, abstract_state, init_state
 from train.step import make_train_step
+
+# What each objective can train, by architecture and head.
+TRAINS = {
+    "causal_lm": ({"decoder", "ngram", *RECURRENT}, "lm"),
+    "prefix_lm": ({"decoder"}, "lm"),
+    "masked_lm": ({"encoder"}, "masked_lm"),
+    "span_corruption": ({"encoder_decoder"}, "lm"),
+    "ul2": ({"encoder_decoder"}, "lm"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +41,12 @@ class Program:
 
     mesh: Mesh
     config: ModelConfig  # resolved
-    model: Transformer
+    tokenizer: Tokenizer  # with the special ids of the objective
+    objective: Objective
+    model: nn.Module
     weights: parameters.Params  # declared `Weight`s
     loss_fn: LossFn
-    batch_shape: tuple[int, int]  # rows, length
+    global_batch: int  # rows
     batch_sharding: NamedSharding
     target: State  # shapes, types and shardings of the state
     init: Callable[[int], State]
@@ -39,9 +54,9 @@ class Program:
 
     def compile(self) -> tuple[Any, float]:
         """The training step for these very shapes and shardings, its state donated; and the seconds it took."""
-        shape, placed = self.batch_shape, self.batch_sharding
-        types = {"inputs": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
-        batch = {name: jax.ShapeDtypeStruct(shape, kind, sharding=placed) for name, kind in types.items()}
+        placed, rows = self.batch_sharding, self.global_batch
+        features = self.objective.features.items()
+        batch = {name: jax.ShapeDtypeStruct((rows, *shape), kind, sharding=placed) for name, (shape, kind) in features}
         shardings = jax.tree.map(lambda x: x.sharding, self.target)
         # Without out_shardings the compiler may replicate what it returns.
         out = (shardings, NamedSharding(self.mesh, PartitionSpec()))
@@ -66,33 +81,44 @@ def check(experiment: Experiment) -> Mesh:
                 f"mesh.{axis} is {size}, but no sharding rule uses the axis: its devices would all compute the same. "
                 f"Use mesh.{axis}=1, or set a rule such as --config.sharding.mlp={axis}"
             )
+    architectures, head = TRAINS[experiment.objective.name]
+    if experiment.model.architecture not in architectures or experiment.model.head != head:
+        raise ValueError(
+            f"objective.name {experiment.objective.name!r} trains {' or '.join(sorted(architectures))} with head "
+            f"{head!r}: model.architecture is {experiment.model.architecture!r} with head {experiment.model.head!r}"
+        )
     make_schedule(experiment.optimizer, experiment.train.steps)
     check_batch(mesh, experiment.rules, experiment.train.global_batch, experiment.train.microbatches)
-    check_length(mesh, experiment.rules, experiment.model.max_length)
     return mesh
 
 
-def assemble(experiment: Experiment, vocab_size: int) -> Program:
+def assemble(experiment: Experiment, tokenizer: Tokenizer) -> Program:
     """Puts network, loss, optimiser and mesh together; computes nothing yet.
 
     Args:
-        vocab_size: ids of the tokeniser; the embedding has as many rows, or more where the config says so.
+        tokenizer: the corpus's. It gets the special ids that the objective needs, behind its own ids. The embedding
+            has a row for each id, or more where the config says so.
 
     Raises:
-        ValueError: weights that the mesh cannot cut, or an embedding with fewer rows than the tokeniser has ids.
+        ValueError: weights or rows that the mesh cannot cut, or an embedding with fewer rows than there are ids.
     """
     mesh = check(experiment)
     with jax.set_mesh(mesh):
-        return _assemble(experiment, mesh, vocab_size)
+        return _assemble(experiment, mesh, tokenizer)
 
 
-def _assemble(experiment: Experiment, mesh: Mesh, vocab_size: int) -> Program:
-    rules, t = experiment.rules, experiment.train
-    config = _with_vocabulary(experiment.model, vocab_size)
+def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Program:
+    rules, t, o = experiment.rules, experiment.train, experiment.objective
+    if names := special_names(o):
+        tokenizer = WithSpecials(tokenizer, names)
+    objective = make_objective(o, max_length=experiment.model.max_length, tokenizer=tokenizer)
+    for shape, _ in objective.features.values():
+        check_length(mesh, rules, shape[0])
+    config = _with_vocabulary(experiment.model, tokenizer)
     model = build(config, rules)
     weights = parameters.weights(model)
     optimizer = make_optimizer(experiment.optimizer, weights)
-    loss_fn = causal_lm(model)
+    loss_fn = language_model_loss(model, rules, label_smoothing=o.label_smoothing, z_loss=o.z_loss)
     step_fn = make_train_step(
         loss_fn,
         optimizer,
@@ -108,10 +134,12 @@ def _assemble(experiment: Experiment, mesh: Mesh, vocab_size: int) -> Program:
     return Program(
         mesh=mesh,
         config=config,
+        tokenizer=tokenizer,
+        objective=objective,
         model=model,
         weights=weights,
         loss_fn=loss_fn,
-        batch_shape=(t.global_batch, config.max_length),
+        global_batch=t.global_batch,
         batch_sharding=batch_sharding(mesh, rules),
         target=target,
         init=lambda seed: make(jnp.uint32(seed)),
@@ -119,7 +147,10 @@ def _assemble(experiment: Experiment, mesh: Mesh, vocab_size: int) -> Program:
     )
 
 
-def _with_vocabulary(config: ModelConfig, size: int) -> ModelConfig:
+def _with_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    size = tokenizer.vocab_size
+    if config.architecture == "encoder_decoder":  # T5: the decoder starts with the padding
+        config = dataclasses.replace(config, decoder_start_id=tokenizer.special_ids["pad"])
     if not config.vocab_size:
         return dataclasses.replace(config, vocab_size=size).resolved()
     if config.vocab_size < size:

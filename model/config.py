@@ -4,41 +4,82 @@ import dataclasses
 from collections.abc import Sequence
 
 CHOICES = {
-    "positions": ("learned", "rotary", "none"),
-    "norm": ("layer", "rms"),
-    "mlp": ("gelu", "swiglu"),
+    "architecture": ("decoder", "encoder", "encoder_decoder", "rnn", "lstm", "gru", "ngram"),
+    "head": ("lm", "masked_lm", "pretraining", "classification", "token_classification", "span", "pooler", "none"),
+    "positions": ("learned", "sinusoidal", "relative", "rotary", "alibi", "none"),
+    "rope_scaling": ("none", "linear", "llama3"),
+    "norm": ("layer", "rms", "none"),
+    "norm_placement": ("pre", "post"),
+    "mlp": ("gelu", "gelu_exact", "relu", "silu", "swiglu", "geglu", "geglu_exact", "reglu"),
+    "bias": ("none", "qkv", "attention", "mlp", "all"),
+    "init_scheme": ("gpt2", "t5"),
     "attention_impl": ("xla", "reference"),
     "compute_dtype": ("float32", "bfloat16"),
     "param_dtype": ("float32", "bfloat16"),
     "remat": ("none", "dots", "full"),
 }
+RECURRENT = ("rnn", "lstm", "gru")
+LABELLED = ("classification", "token_classification")  # heads that need num_labels
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and choices of a decoder. Sizes that are 0 are derived by `resolved()`.
+    """Sizes and choices of a language model. Sizes that are 0 are derived by `resolved()`.
 
     Raises:
-        ValueError: a size that is not positive or does not divide, or a choice that does not exist.
+        ValueError: a size that is not positive or does not divide, a choice that does not exist, or choices that do
+            not go together.
     """
 
+    # What it is
+    architecture: str = "decoder"  # decoder | encoder | encoder_decoder | rnn | lstm | gru | ngram
+    head: str = "lm"  # lm; of an encoder: masked_lm | pretraining | classification | token_classification | span |
+    # pooler | none
+    num_labels: int = 0  # classes of a classification head
+    ngram_order: int = 5  # tokens of an n-gram, the predicted one included
+    # Sizes
     vocab_size: int = 50_304  # V: rows of the embedding; in an experiment, 0 = the tokeniser's vocabulary
     max_length: int = 1_024  # tokens a sequence may have
-    num_layers: int = 12  # L: blocks
+    num_layers: int = 12  # L: blocks; of an encoder-decoder, those of the decoder
+    num_encoder_layers: int = 0  # blocks of the encoder of an encoder-decoder; 0 = num_layers
     embed_dim: int = 768  # D: width of the residual stream
     num_heads: int = 12  # H: query heads
     num_kv_heads: int = 0  # G: key and value heads (Ainslie et al. 2023); 0 = num_heads
     head_dim: int = 0  # K: size of one head; 0 = embed_dim / num_heads
     mlp_dim: int = 0  # F: hidden width of the MLP; 0 = 4 * embed_dim
-    positions: str = "learned"  # learned | rotary | none
+    # Embeddings and positions
+    token_types: int = 0  # rows of a second table, for the segments of a pair (BERT); 0 = none
+    scale_embeddings: bool = False  # times sqrt(embed_dim) (Vaswani et al. 2017, section 3.4)
+    embedding_norm: bool = False  # a norm behind the embeddings (BERT)
+    positions: str = "learned"  # learned | sinusoidal | relative (T5) | rotary | alibi | none
+    position_offset: int = 0  # number of the first position (RoBERTa: 2)
     rope_theta: float = 10_000.0  # base of the rotary wavelengths (Su et al. 2021)
-    norm: str = "layer"  # layer | rms
+    rope_scaling: str = "none"  # none | linear (Chen et al. 2023) | llama3
+    rope_factor: float = 1.0  # by how much rotary positions are stretched
+    rope_low_factor: float = 1.0  # llama3: wavelengths above rope_original_length / this are stretched in full
+    rope_high_factor: float = 4.0  # llama3: wavelengths below rope_original_length / this are left alone
+    rope_original_length: int = 8_192  # llama3: the context before stretching
+    relative_buckets: int = 32  # distances that relative positions tell apart (Raffel et al. 2020, section 2.1)
+    relative_max_distance: int = 128  # from this distance on they are one
+    # Blocks
+    norm: str = "layer"  # layer | rms | none (only rnn, lstm and gru)
     norm_epsilon: float = 1e-5  # added to the variance
-    mlp: str = "gelu"  # gelu | swiglu
-    bias: bool = True  # biases in projections, MLPs and layer norms
+    norm_placement: str = "pre"  # pre | post (behind each residual sum, as in 2017)
+    mlp: str = "gelu"  # gelu (tanh form) | gelu_exact | relu | silu; gated: swiglu | geglu | geglu_exact | reglu
+    bias: str = "all"  # none | qkv | attention (qkv and output) | mlp | all (both, and layer norms)
+    attention_scale: float = 0.0  # of query-key products; 0 = 1 / sqrt(head_dim)
+    qk_norm: bool = False  # RMS norm of each query and key head (Henry et al. 2020)
+    attention_softcap: float = 0.0  # attention scores become c * tanh(s / c) (Gemma 2); 0 = off
+    window: int = 0  # a token sees so many tokens, itself included (Mistral); 0 = all
+    # Output
     tied_output: bool = True  # the output projection is the embedding table
+    scale_output: bool = False  # times 1 / sqrt(embed_dim) before a tied output (T5 1.0)
+    logits_softcap: float = 0.0  # logits become c * tanh(l / c); 0 = off
+    decoder_start_id: int = 0  # what the decoder of an encoder-decoder begins with (T5: the padding)
+    # Numerics
     dropout: float = 0.0  # rate on embeddings, attention weights and branch outputs
-    init_std: float = 0.02  # standard deviation of the initial weights
+    init_std: float = 0.02  # standard deviation of the initial weights (gpt2)
+    init_scheme: str = "gpt2"  # gpt2: normal(0, init_std) | t5: by fan-in (Raffel et al. 2020)
     attention_impl: str = "xla"  # xla | reference
     compute_dtype: str = "float32"  # of activations and matrix products
     param_dtype: str = "float32"  # of the stored weights
@@ -50,12 +91,40 @@ class ModelConfig:
             value = getattr(self, field)
             if value not in allowed:
                 raise ValueError(f"model.{field} is {value!r}: use one of {', '.join(allowed)}")
-        for field in ("max_length", "num_layers", "embed_dim", "num_heads"):
+        self._check_sizes()
+        self._check_positions()
+        self._check_head()
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"model.dropout is {self.dropout}: it must be at least 0 and below 1")
+        for field in ("attention_scale", "attention_softcap", "logits_softcap", "window"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"model.{field} is {getattr(self, field)}: it must be positive, or 0 for none")
+        if not 0 <= self.scan_unroll <= self.num_layers:
+            raise ValueError(
+                f"model.scan_unroll is {self.scan_unroll}: use 1 to {self.num_layers} (num_layers), or 0 for all"
+            )
+        if self.norm == "none" and self.architecture not in RECURRENT:
+            raise ValueError(f"model.norm is 'none': only {', '.join(RECURRENT)} do without, use layer or rms")
+        if self.architecture == "ngram" and not 1 <= self.ngram_order <= 6:
+            raise ValueError(f"model.ngram_order is {self.ngram_order}: use 1 to 6")
+
+    def _check_sizes(self) -> None:
+        for field in (
+            "max_length",
+            "num_layers",
+            "embed_dim",
+            "num_heads",
+            "relative_buckets",
+            "relative_max_distance",
+        ):
             if getattr(self, field) < 1:
                 raise ValueError(f"model.{field} is {getattr(self, field)}: it must be at least 1")
-        for field in ("vocab_size", "num_kv_heads", "head_dim", "mlp_dim"):
+        for field in ("vocab_size", "num_kv_heads", "head_dim", "mlp_dim", "num_encoder_layers"):
             if getattr(self, field) < 0:
                 raise ValueError(f"model.{field} is {getattr(self, field)}: it must be at least 1, or 0 to derive it")
+        for field in ("token_types", "position_offset", "num_labels", "decoder_start_id"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"model.{field} is {getattr(self, field)}: it must not be negative")
         if not self.head_dim and self.embed_dim % self.num_heads:
             raise ValueError(
                 f"model.embed_dim {self.embed_dim} is not divisible by model.num_heads {self.num_heads}: "
@@ -66,15 +135,38 @@ class ModelConfig:
                 f"model.num_heads {self.num_heads} is not divisible by model.num_kv_heads {self.num_kv_heads}: "
                 f"use {_joined(_divisors(self.num_heads))} key-value heads"
             )
+
+    def _check_positions(self) -> None:
         head_dim = self.head_dim or self.embed_dim // self.num_heads
         if self.positions == "rotary" and head_dim % 2:
             raise ValueError(f"model.head_dim is {head_dim}: rotary positions turn pairs and need an even head size")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"model.dropout is {self.dropout}: it must be at least 0 and below 1")
-        if not 0 <= self.scan_unroll <= self.num_layers:
+        if self.positions == "sinusoidal" and self.embed_dim % 2:
             raise ValueError(
-                f"model.scan_unroll is {self.scan_unroll}: use 1 to {self.num_layers} (num_layers), or 0 for all"
+                f"model.embed_dim is {self.embed_dim}: sinusoidal positions come in pairs, use an even one"
             )
+        if self.rope_factor < 1 or not self.rope_low_factor < self.rope_high_factor:
+            raise ValueError(
+                f"model.rope_factor {self.rope_factor} must be at least 1, and rope_low_factor {self.rope_low_factor} "
+                f"below rope_high_factor {self.rope_high_factor}"
+            )
+        exact = self.relative_buckets // (2 if self.architecture != "decoder" else 1) // 2
+        if self.positions == "relative" and not 0 < exact < self.relative_max_distance:
+            raise ValueError(
+                f"model.relative_buckets {self.relative_buckets} tell {exact} distances apart one by one: that must be "
+                f"at least 1 and below model.relative_max_distance {self.relative_max_distance}"
+            )
+
+    def _check_head(self) -> None:
+        if (self.architecture == "encoder") == (self.head == "lm"):
+            heads = ", ".join(head for head in CHOICES["head"] if (head != "lm") == (self.architecture == "encoder"))
+            raise ValueError(f"model.head is {self.head!r}: an architecture {self.architecture!r} has {heads}")
+        if (self.head in LABELLED) != (self.num_labels > 0):
+            need = "at least 1" if self.head in LABELLED else f"0: only {' and '.join(LABELLED)} heads have labels"
+            raise ValueError(f"model.num_labels is {self.num_labels}: with head {self.head!r} it must be {need}")
+        if self.head in ("masked_lm", "pretraining") and not self.tied_output:
+            raise ValueError(f"model.tied_output is False: the {self.head} head is tied to the embedding")
+        if self.scale_output and not self.tied_output:
+            raise ValueError("model.scale_output is True: only a tied output is scaled")
 
     def resolved(self) -> "ModelConfig":
         """The same network with every derived size written out.
@@ -89,20 +181,41 @@ class ModelConfig:
             num_kv_heads=self.num_kv_heads or self.num_heads,
             head_dim=self.head_dim or self.embed_dim // self.num_heads,
             mlp_dim=self.mlp_dim or 4 * self.embed_dim,
+            num_encoder_layers=(
+                (self.num_encoder_layers or self.num_layers) if self.architecture == "encoder_decoder" else 0
+            ),
         )
 
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP multiplies two projections (Shazeer 2020)."""
+        return self.mlp in ("swiglu", "geglu", "geglu_exact", "reglu")
 
-def flops_per_token(config: ModelConfig, length: int) -> float:
-    """Floating-point operations to train on one token: forward and backward, matrix products only.
 
-    6 per weight that multiplies an activation, and 12 L H K per attended position (Chowdhery et al. 2022, PaLM,
-    appendix B). Like there, attention counts all `length` positions, causal or not, and recomputation is free.
+def flops_per_sequence(config: ModelConfig, length: int, source_length: int = 0) -> float:
+    """Floating-point operations to train on one sequence: forward and backward, matrix products only.
+
+    6 per token and weight that multiplies it, and 12 L H K per attended position (Chowdhery et al. 2022, PaLM,
+    appendix B). Like there, attention counts all positions, causal or not, and recomputation is free. The encoder of
+    an encoder-decoder reads `source_length` tokens. An n-gram model multiplies nothing.
     """
     c = config.resolved()
-    attention = c.embed_dim * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads)
-    mlp = c.embed_dim * c.mlp_dim * (3 if c.mlp == "swiglu" else 2)
-    weights = c.num_layers * (attention + mlp) + c.embed_dim * c.vocab_size
-    return 6.0 * weights + 12.0 * c.num_layers * c.num_heads * c.head_dim * length
+    if c.architecture == "ngram":
+        return 0.0
+    output = length * c.embed_dim * c.vocab_size if c.head in ("lm", "masked_lm", "pretraining") else 0
+    if c.architecture in RECURRENT:
+        gates = {"rnn": 1, "gru": 3, "lstm": 4}[c.architecture]
+        return 6.0 * (length * c.num_layers * 2 * gates * c.embed_dim**2 + output)
+    wide, narrow = c.embed_dim * c.head_dim * c.num_heads, c.embed_dim * c.head_dim * c.num_kv_heads
+    mlp = c.embed_dim * c.mlp_dim * (3 if c.gated else 2)
+    block = 2 * wide + 2 * narrow + mlp
+    products = c.num_layers * length * block + output
+    attended = c.num_layers * length * length
+    if c.architecture == "encoder_decoder":
+        products += c.num_encoder_layers * source_length * block
+        products += c.num_layers * (length * 2 * wide + source_length * 2 * narrow)
+        attended += c.num_encoder_layers * source_length**2 + c.num_layers * length * source_length
+    return 6.0 * products + 12.0 * c.num_heads * c.head_dim * attended
 
 
 def _divisors(n: int) -> list[int]:

@@ -1,8 +1,9 @@
-"""Generation with a key-value cache: one pure function that continues a state by some tokens, and its driver."""
+"""Generation with a cache: pure functions that continue a state by tokens, and the driver that all families share."""
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,65 +11,88 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from model.attention import Cache
-from model.config import ModelConfig
+from model.beam import Beams, Ended, Hypothesis, beam_search
+from model.cache import Cache
+from model.config import RECURRENT, ModelConfig
+from model.ngram import empty_ngram_cache
+from model.prompts import BUCKET, Prompts, Tokens, round_up
+from model.rnn import CELLS, empty_recurrent_cache
+from model.sampling import Sampling, choose, penalize
 from model.sharding import ShardingRules, shards
 from model.transformer import apply
 
 CHUNK = 16  # tokens between two looks at the output
-BUCKET = 32  # prompts and caches are padded to multiples of this, so that few shapes are compiled
-
-
-class Sampling(struct.PyTreeNode):
-    """How the next token is drawn. Temperature 0 takes the most likely one; top_k 0 allows all."""
-
-    temperature: jax.Array | float = 1.0
-    top_k: int = struct.field(pytree_node=False, default=0)
-
-    def validate(self, vocab_size: int) -> None:
-        if not 0.0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}: use 0 (greedy) or a positive number")
-        if not 0 <= self.top_k <= vocab_size:
-            raise ValueError(f"top_k is {self.top_k}: use 0 (off) to {vocab_size}, the vocabulary")
+GREEDY = Sampling(0.0)
 
 
 class DecodeState(struct.PyTreeNode):
     """A batch in the middle of generation."""
 
-    cache: Cache
+    cache: Any
     logits_BV: jax.Array  # of the next token
     position_B: jax.Array  # of the next token
     finished_B: jax.Array  # has ended
     count: jax.Array  # tokens generated so far
+    history_BS: Any = None  # prompt and answer, the newest token last, -1 before; None where no penalty needs it
+
+    def take(self, rows_B: jax.Array) -> "DecodeState":
+        """The state of these rows, in this order; a row may be taken more than once."""
+        rest = {name: getattr(self, name) for name in ("logits_BV", "position_B", "finished_B", "history_BS")}
+        return self.replace(cache=self.cache.take(rows_B), **jax.tree.map(lambda x: jnp.take(x, rows_B, axis=0), rest))
 
 
-def empty_cache(config: ModelConfig, rules: ShardingRules, batch: int, slots: int) -> Cache:
-    """A cache with room for `slots` tokens a row, in the compute type."""
+class Chunk(NamedTuple):
+    """The next tokens of all rows, int32 (B, n), and the log-probabilities of each, f32, where they were asked for."""
+
+    tokens_BN: np.ndarray
+    logprobs_BN: np.ndarray | None
+
+
+def empty_cache(config: ModelConfig, rules: ShardingRules, batch: int, slots: int, source_length: int = 0) -> Any:
+    """What a network of this architecture remembers before the first token.
+
+    For a Transformer room for `slots` tokens a row and, in an encoder-decoder, `source_length` of the source, in the
+    compute type. Recurrent networks and n-grams remember as much of any text.
+    """
     c = config.resolved()
-    shape = (c.num_layers, batch, c.num_kv_heads, slots, c.head_dim)
-    zeros = rules.constrain(jnp.zeros(shape, c.compute_dtype), "layers", "batch", "kv_heads", "length", "head_dim")
-    return Cache(zeros, zeros, jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
+    if c.architecture == "ngram":
+        return empty_ngram_cache(c.ngram_order, batch)
+    if c.architecture in RECURRENT:
+        return empty_recurrent_cache(CELLS[c.architecture], c.num_layers, batch, c.embed_dim)
+
+    def keys(length: int) -> jax.Array:
+        zeros = jnp.zeros((c.num_layers, batch, c.num_kv_heads, length, c.head_dim), c.compute_dtype)
+        return rules.constrain(zeros, "layers", "batch", "kv_heads", "length", "head_dim")
+
+    cache = Cache(keys(slots), keys(slots), jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
+    if c.architecture != "encoder_decoder":
+        return cache
+    source_segments_BS = jnp.zeros((batch, source_length), jnp.int32)
+    source_k, source_v = keys(source_length), keys(source_length)
+    return cache.replace(source_k_LBGSK=source_k, source_v_LBGSK=source_v, source_segments_BS=source_segments_BS)
 
 
-def prefill(model: nn.Module, params: Any, ids_BT: jax.Array, segments_BT: jax.Array, cache: Cache) -> DecodeState:
-    """Reads left-padded prompts (segment 0 is padding) into an empty cache."""
+def prefill(
+    model: nn.Module, params: Any, ids_BT: jax.Array, segments_BT: jax.Array, cache: Any, **source: jax.Array
+) -> DecodeState:
+    """Reads left-padded prompts (segment 0 is padding) into an empty cache; `source` is as in `EncoderDecoder`."""
     positions_BT = jnp.maximum(jnp.cumsum(segments_BT, axis=1) - 1, 0)
-    output = apply(model, params, ids_BT, segments_BT=segments_BT, positions_BT=positions_BT, cache=cache)
-    B = ids_BT.shape[0]
-    return DecodeState(
-        output.cache, output.logits_BTV[:, -1], positions_BT[:, -1] + 1, jnp.zeros(B, bool), jnp.int32(0)
+    output = apply(
+        model, params, ids_BT, segments_BT=segments_BT, positions_BT=positions_BT, cache=cache, last=True, **source
     )
+    finished_B = jnp.zeros(len(ids_BT), bool)
+    return DecodeState(output.cache, output.logits[:, 0], positions_BT[:, -1] + 1, finished_B, jnp.int32(0))
 
 
-def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.Array:
-    """One token id a row. Each row has a key of its own, so its draw does not depend on the other rows."""
-    if sampling.top_k:
-        kth_B1 = jax.lax.top_k(logits_BV, sampling.top_k)[0][:, -1:]
-        logits_BV = jnp.where(logits_BV < kth_B1, -jnp.inf, logits_BV)
-    cold = sampling.temperature <= 0.0
-    scaled_BV = logits_BV / jnp.where(cold, 1.0, sampling.temperature)
-    drawn_B = jax.vmap(jax.random.categorical)(keys_B, scaled_BV)
-    return jnp.where(cold, jnp.argmax(logits_BV, axis=-1), drawn_B).astype(jnp.int32)
+def advance(model: nn.Module, params: Any, state: DecodeState, token_B: jax.Array) -> DecodeState:
+    """Each row continued by one token."""
+    output = apply(model, params, token_B[:, None], positions_BT=state.position_B[:, None], cache=state.cache)
+    history_BS = state.history_BS
+    if history_BS is not None:
+        history_BS = jnp.concatenate([history_BS[:, 1:], token_B[:, None]], axis=1)
+    return DecodeState(
+        output.cache, output.logits[:, 0], state.position_B + 1, state.finished_B, state.count + 1, history_BS
+    )
 
 
 def generate(
@@ -81,132 +105,259 @@ def generate(
     *,
     capacity: int,
     vocab_limit: int,
-    eos_id: int | None,
-) -> tuple[DecodeState, jax.Array]:
-    """Continues each row by `num_tokens` (at most `capacity`) tokens: new state, tokens (B, capacity), pure.
+    eos_ids: tuple[int, ...],
+    logprobs: bool,
+) -> tuple[DecodeState, jax.Array, jax.Array | None]:
+    """Continues each row by `num_tokens` (at most `capacity`) tokens: new state, tokens and log-probabilities
+    (B, capacity), pure.
 
     Token n of a row is drawn with `fold_in(key, n)`. Ids from `vocab_limit` on (padding of the embedding table) are
-    never drawn. A finished row repeats `eos_id`.
+    never drawn. A finished row repeats the first of `eos_ids`, or 0 where there is none, with log-probability 0.
     """
-    B, V = state.logits_BV.shape
+    B = len(state.logits_BV)
+    last = eos_ids[0] if eos_ids else 0
 
-    def step(i: jax.Array, carry: tuple[DecodeState, jax.Array]) -> tuple[DecodeState, jax.Array]:
-        state, tokens_BN = carry
-        logits_BV = jnp.where(jnp.arange(V) < vocab_limit, state.logits_BV, -jnp.inf)
+    def step(i: jax.Array, carry: tuple[DecodeState, jax.Array, Any]) -> tuple[DecodeState, jax.Array, Any]:
+        state, tokens_BN, logprobs_BN = carry
+        logits_BV = _allowed(state.logits_BV, state, sampling, vocab_limit, eos_ids)
         step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, state.count)
-        token_B = sample(logits_BV, step_keys_B, sampling)
-        finished_B = state.finished_B
-        if eos_id is not None:
-            token_B = jnp.where(finished_B, eos_id, token_B)
-            finished_B = finished_B | (token_B == eos_id)
-        output = apply(model, params, token_B[:, None], positions_BT=state.position_B[:, None], cache=state.cache)
+        token_B = jnp.where(state.finished_B, last, choose(logits_BV, step_keys_B, sampling))
         tokens_BN = jax.lax.dynamic_update_slice(tokens_BN, token_B[:, None], (0, i))
-        new = DecodeState(output.cache, output.logits_BTV[:, 0], state.position_B + 1, finished_B, state.count + 1)
-        return new, tokens_BN
+        if logprobs:
+            token_logit_B = jnp.take_along_axis(state.logits_BV, token_B[:, None], axis=1)[:, 0]
+            logprob_B = jnp.where(state.finished_B, 0.0, token_logit_B - jax.nn.logsumexp(state.logits_BV, axis=1))
+            logprobs_BN = jax.lax.dynamic_update_slice(logprobs_BN, logprob_B[:, None], (0, i))
+        finished_B = state.finished_B | jnp.isin(token_B, jnp.asarray(eos_ids, jnp.int32))
+        return advance(model, params, state.replace(finished_B=finished_B), token_B), tokens_BN, logprobs_BN
 
-    return jax.lax.fori_loop(0, num_tokens, step, (state, jnp.zeros((B, capacity), jnp.int32)))
+    start = (state, jnp.zeros((B, capacity), jnp.int32), jnp.zeros((B, capacity)) if logprobs else None)
+    return jax.lax.fori_loop(0, num_tokens, step, start)
+
+
+def search(
+    model: nn.Module,
+    params: Any,
+    state: DecodeState,
+    sampling: Sampling,
+    beams: Beams,
+    max_tokens: jax.Array,
+    *,
+    capacity: int,
+    vocab_limit: int,
+    eos_ids: tuple[int, ...],
+) -> Ended:
+    """Beam search behind the prompts of `state`; the penalties of `sampling` act on log-probabilities. Pure."""
+
+    def log_probs(state: DecodeState) -> jax.Array:
+        return _allowed(jax.nn.log_softmax(state.logits_BV), state, sampling, vocab_limit, eos_ids)
+
+    def extend(state: DecodeState, rows_R: jax.Array, token_R: jax.Array) -> DecodeState:
+        return advance(model, params, state.take(rows_R), token_R)
+
+    batch = len(state.logits_BV)
+    rows = state.take(jnp.repeat(jnp.arange(batch), beams.size))
+    return beam_search(log_probs, extend, rows, beams, max_tokens, batch=batch, capacity=capacity, eos_ids=eos_ids)
 
 
 class Decoder:
-    """Generation by one network: keeps the compiled functions, pads prompts, moves the window when it is full."""
+    """Generation by one network: keeps the compiled functions, pads prompts, moves the window when it is full.
+
+    Raises:
+        ValueError: an encoder, which has no next token.
+    """
 
     def __init__(self, model: nn.Module, config: ModelConfig, rules: ShardingRules | None = None) -> None:
+        if config.architecture == "encoder":
+            raise ValueError("an encoder has no next token: generate with another architecture")
         self.model, self.config, self.rules = model, config.resolved(), rules or ShardingRules()
+        bounded = config.architecture in ("decoder", "encoder_decoder")
+        self._limit = config.max_length if bounded else sys.maxsize  # tokens that the network can look back on
         self._prefill = jax.jit(self._start, static_argnames="slots")
         self._generate = jax.jit(
             functools.partial(generate, model),
-            static_argnames=("capacity", "vocab_limit", "eos_id"),
+            static_argnames=("capacity", "vocab_limit", "eos_ids", "logprobs"),
             donate_argnames="state",
         )
+        self._search = jax.jit(functools.partial(search, model), static_argnames=("capacity", "vocab_limit", "eos_ids"))
+        self._take = jax.jit(DecodeState.take)
 
     def stream(
         self,
         params: Any,
-        prompts: Sequence[Sequence[int]],
+        prompts: Tokens,
         *,
         max_tokens: int,
         sampling: Sampling,
         seeds: Sequence[int],
         vocab_limit: int,
-        eos_id: int | None,
-    ) -> Iterator[np.ndarray]:
-        """Yields the next tokens of all rows, int32 (B, n), until `max_tokens` or the end of every row.
+        eos_ids: Sequence[int],
+        num_samples: int = 1,
+        logprobs: bool = False,
+        sources: Tokens = (),
+        finished: Callable[[np.ndarray], Sequence[bool] | np.ndarray] | None = None,
+    ) -> Iterator[Chunk]:
+        """Yields the next tokens of all rows until `max_tokens` or the end of every row.
 
-        A row that has ended repeats `eos_id`. When the context is full, its younger half is read anew and generation
-        goes on. As long as it is not full, row b depends on its prompt and `seeds[b]` alone, not on the other rows.
+        A row that has ended repeats the first of `eos_ids`. When the context is full, its younger half is read anew
+        and generation goes on. As long as it is not full, row b depends on its prompt and `seeds[b]` alone, not on the
+        other rows. Recurrent networks and n-grams have no context that fills.
+
+        Args:
+            prompts: what each text begins with. In an encoder-decoder what the answer begins with, behind
+                `config.decoder_start_id`; each may be empty.
+            seeds: one for each row.
+            vocab_limit: ids below it are drawn.
+            num_samples: rows for each prompt, which is read once; rows of one prompt stand together.
+            logprobs: also yield the log-probability of each token in the model's own distribution: over all ids,
+                without temperature, filters and penalties.
+            sources: what the encoder of an encoder-decoder reads.
+            finished: called with the new tokens (B, n) of each chunk, says which rows end here, (B,).
 
         Raises:
-            ValueError: no prompt, an empty prompt, or one that is longer than the context.
+            ValueError: an argument outside its range, a prompt longer than the context.
         """
-        self._check(prompts, max_tokens, sampling)  # here, not at the first `next`
+        eos_ids = tuple(eos_ids)
+        checked = self._checked(sampling, max_tokens, vocab_limit, eos_ids)  # here, not at the first `next`
+        begin = Prompts.checked(prompts, sources, self.config, self._limit)
+        rows = len(prompts) * num_samples
+        if num_samples < 1:
+            raise ValueError(f"num_samples is {num_samples}: it must be at least 1")
+        if len(seeds) != rows:
+            raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts of {num_samples} samples: give {rows}")
+        if not 0 <= min(seeds) <= max(seeds) < 2**32:
+            raise ValueError(f"seed {min(seeds) if min(seeds) < 0 else max(seeds)}: use 0 to {2**32 - 1}")
 
-        def chunks() -> Iterator[np.ndarray]:
-            rows = len(prompts)
-            parts = shards(self.rules.batch, dict(jax.sharding.get_abstract_mesh().shape))
-            padding = -rows % parts  # the mesh cuts the batch into equal parts
-            texts = [list(prompt) for prompt in prompts] + [list(prompts[0])] * padding
-            keys_B = jax.vmap(jax.random.key)(jnp.asarray(list(seeds) + [seeds[0]] * padding, jnp.uint32))
-            limit, longest = self.config.max_length, max(map(len, texts))
-            # Padding must not push the end of the text out of a context that has room for it.
-            width = min(_round_up(longest, BUCKET), max(longest, limit - max_tokens))
-            # One slot more than the context: the token after a full context is drawn before the window moves.
-            slots = min(limit + 1, _round_up(width + max_tokens, BUCKET))
-            state, used = self._read(params, texts, width, slots), width
+        def chunks() -> Iterator[Chunk]:
+            texts = self._even(begin)
+            key_seeds = list(seeds) + [seeds[0]] * (len(texts.texts) * num_samples - rows)
+            keys_B = jax.vmap(jax.random.key)(jnp.asarray(key_seeds, jnp.uint32))
+            state, used, slots = self._begin(params, texts, max_tokens, checked)
+            if num_samples > 1:
+                each = np.repeat(np.arange(len(texts.texts)), num_samples)
+                state, texts = self._take(state, jnp.asarray(each)), texts.take(each)
             produced = 0
             while produced < max_tokens:
-                if used > limit:
-                    used = limit // 2 or 1
-                    texts = [text[-used:] for text in texts]
-                    again = self._read(params, texts, used, slots)
-                    state = again.replace(count=state.count, finished_B=state.finished_B)
-                n = min(CHUNK, max_tokens - produced, limit + 1 - used)
-                state, tokens = self._generate(
+                if used > self._limit:
+                    used = self._limit // 2 or 1
+                    texts = texts.newest(used)
+                    again = self._prefill(params, texts.arrays(used), slots=slots)
+                    state = again.replace(count=state.count, finished_B=state.finished_B, history_BS=state.history_BS)
+                n = min(CHUNK, max_tokens - produced, self._limit + 1 - used)
+                state, tokens, logps = self._generate(
                     params,
                     state,
                     keys_B,
-                    sampling,
+                    checked,
                     jnp.int32(n),
                     capacity=CHUNK,
                     vocab_limit=vocab_limit,
-                    eos_id=eos_id,
+                    eos_ids=eos_ids,
+                    logprobs=logprobs,
                 )
-                tokens_BN = np.asarray(jax.device_get(tokens))[:, :n]
-                for text, row in zip(texts, tokens_BN, strict=True):
-                    text.extend(row.tolist())
+                tokens_BN, logprobs_BN = jax.device_get((tokens, logps))
+                texts.extend(tokens_BN[:, :n])
                 produced, used = produced + n, used + n
-                yield tokens_BN[:rows]
-                if np.asarray(jax.device_get(state.finished_B))[:rows].all():
+                chunk = Chunk(tokens_BN[:rows, :n], logprobs_BN[:rows, :n] if logprobs else None)
+                ended_B = jax.device_get(state.finished_B)
+                if finished is not None:
+                    ended_B = ended_B.copy()
+                    ended_B[:rows] |= np.asarray(finished(chunk.tokens_BN), bool)
+                    state = state.replace(finished_B=jax.device_put(ended_B, state.finished_B.sharding))
+                yield chunk
+                if ended_B[:rows].all():
                     return
 
         return chunks()
 
-    def _start(self, params: Any, ids_BT: jax.Array, segments_BT: jax.Array, slots: int) -> DecodeState:
-        cache = empty_cache(self.config, self.rules, ids_BT.shape[0], slots)
-        return prefill(self.model, params, ids_BT, segments_BT, cache)
+    def beam(
+        self,
+        params: Any,
+        prompts: Tokens,
+        *,
+        max_tokens: int,
+        beams: Beams,
+        vocab_limit: int,
+        eos_ids: Sequence[int],
+        num_return: int = 1,
+        sampling: Sampling = GREEDY,
+        sources: Tokens = (),
+    ) -> list[list[Hypothesis]]:
+        """The `num_return` best continuations of each prompt that beam search finds, best first.
 
-    def _read(self, params: Any, texts: list[list[int]], width: int, slots: int) -> DecodeState:
-        ids = np.zeros((len(texts), width), np.int32)
-        segments = np.zeros_like(ids)
-        for row, text in enumerate(texts):
-            ids[row, width - len(text) :] = text
-            segments[row, width - len(text) :] = 1
-        return self._prefill(params, jnp.asarray(ids), jnp.asarray(segments), slots=slots)
+        There may be fewer where so many sequences do not exist. The arguments are those of `stream`; of `sampling` the
+        penalties hold.
 
-    def _check(self, prompts: Sequence[Sequence[int]], max_tokens: int, sampling: Sampling) -> None:
-        sampling.validate(self.config.vocab_size)
+        Raises:
+            ValueError: as `stream`; or a text that may outgrow the context, or a `sampling` that draws.
+        """
+        eos_ids = tuple(eos_ids)
+        checked = self._checked(sampling, max_tokens, vocab_limit, eos_ids)
+        if checked.temperature is not None:
+            raise ValueError(f"temperature is {sampling.temperature}: beam search draws nothing, set it to 0")
+        beams.check()
+        if not 1 <= num_return <= beams.size:
+            raise ValueError(f"num_return is {num_return}: use 1 to {beams.size}, the beams")
+        begin = Prompts.checked(prompts, sources, self.config, self._limit)
+        room = self._limit - begin.longest
+        if max_tokens > room:
+            raise ValueError(
+                f"{begin.longest} tokens and {max_tokens} new ones do not fit the context of {self._limit}, which beam "
+                f"search does not move: set max_tokens to at most {room}, or shorten the prompts"
+            )
+        state, _, _ = self._begin(params, self._even(begin), max_tokens, checked)
+        capacity = round_up(max_tokens, BUCKET)
+        limits = {"capacity": capacity, "vocab_limit": vocab_limit, "eos_ids": eos_ids}
+        ended = jax.device_get(self._search(params, state, checked, beams, jnp.int32(max_tokens), **limits))
+        return [
+            [
+                Hypothesis(ended.tokens_BWN[b, w, : ended.lengths_BW[b, w]].tolist(), float(ended.scores_BW[b, w]))
+                for w in range(num_return)
+                if ended.scores_BW[b, w] > -np.inf
+            ]
+            for b in range(len(prompts))
+        ]
+
+    def _even(self, prompts: Prompts) -> Prompts:
+        """A copy with the first row repeated until the mesh can cut the batch into equal parts."""
+        parts, rows = shards(self.rules.batch, dict(jax.sharding.get_abstract_mesh().shape)), len(prompts.texts)
+        return prompts.take([*range(rows), *[0] * (-rows % parts)])
+
+    def _begin(
+        self, params: Any, prompts: Prompts, max_tokens: int, sampling: Sampling
+    ) -> tuple[DecodeState, int, int]:
+        """The state behind the prompts, how many slots are used, and how many there are."""
+        # Padding must not push the end of the text out of a context that has room for it.
+        width = min(round_up(prompts.longest, BUCKET), max(prompts.longest, self._limit - max_tokens))
+        # One slot more than the context: the token after a full context is drawn before the window moves.
+        slots = min(self._limit + 1, round_up(width + max_tokens, BUCKET))
+        state = self._prefill(params, prompts.arrays(width), slots=slots)
+        if sampling.needs_history:
+            history = prompts.history(round_up(width + max_tokens, BUCKET))
+            state = state.replace(history_BS=jnp.asarray(history))
+        return state, width, slots
+
+    def _start(self, params: Any, arrays: dict[str, jax.Array], slots: int) -> DecodeState:
+        source_length = arrays["source_BS"].shape[1] if "source_BS" in arrays else 0
+        cache = empty_cache(self.config, self.rules, len(arrays["ids_BT"]), slots, source_length)
+        return prefill(self.model, params, cache=cache, **arrays)
+
+    def _checked(self, sampling: Sampling, max_tokens: int, vocab_limit: int, eos_ids: tuple[int, ...]) -> Sampling:
+        V = self.config.vocab_size
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}: it must be at least 1")
-        if not prompts:
-            raise ValueError("no prompt was given: pass at least one")
-        for number, prompt in enumerate(prompts):
-            if not prompt:
-                raise ValueError(f"prompt {number} has no tokens: a decoder needs at least one to start from")
-            if len(prompt) > self.config.max_length:
-                raise ValueError(
-                    f"prompt {number} has {len(prompt)} tokens, the context has {self.config.max_length}: "
-                    f"shorten the prompt by {len(prompt) - self.config.max_length} tokens"
-                )
+        if not 1 <= vocab_limit <= V:
+            raise ValueError(f"vocab_limit is {vocab_limit}: use 1 to {V}, the vocabulary")
+        if any(not 0 <= eos < vocab_limit for eos in eos_ids):
+            raise ValueError(f"eos_ids are {eos_ids}: they must be from 0 to {vocab_limit - 1}, ids that may be drawn")
+        checked = sampling.checked(V)
+        if (checked.min_tokens or 0) > max_tokens:
+            raise ValueError(f"min_tokens is {checked.min_tokens}, more than max_tokens, {max_tokens}: lower it")
+        return checked
 
 
-def _round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
+def _allowed(
+    logits_BV: jax.Array, state: DecodeState, sampling: Sampling, vocab_limit: int, eos_ids: tuple[int, ...]
+) -> jax.Array:
+    """Logits after the penalties, -inf from `vocab_limit` on."""
+    logits_BV = jnp.where(jnp.arange(logits_BV.shape[1]) < vocab_limit, logits_BV, -jnp.inf)
+    return penalize(logits_BV, sampling, state.history_BS, state.count, eos_ids)

@@ -51,6 +51,7 @@ class Embedding(nn.Module):
 
     vocab_size: int
     embed_dim: int
+    scaled: bool  # rows times sqrt(embed_dim) (Vaswani et al. 2017, section 3.4)
     initializer: Initializer
     dtype: str
     param_dtype: str = "float32"
@@ -60,13 +61,37 @@ class Embedding(nn.Module):
         self.table_VD = self.param("embedding", declared, (self.vocab_size, self.embed_dim), self.param_dtype)
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
-        return self.table_VD.astype(self.dtype)[ids_BT]
+        x_BTD = self.table_VD.astype(self.dtype)[ids_BT]
+        return x_BTD * self.embed_dim**0.5 if self.scaled else x_BTD
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
         """Scores (B, T, V) in f32."""
         rows_ND, table_DV = x_BTD.reshape(-1, self.embed_dim), self.table_VD.astype(x_BTD.dtype).T
         logits_NV = jnp.matmul(rows_ND, table_DV, preferred_element_type=jnp.float32)
         return logits_NV.reshape(*x_BTD.shape[:-1], self.vocab_size)
+
+
+class TokenTypes(nn.Module):
+    """Adds a row of a small table for the kind of each token: which text of a pair it is from (Devlin et al. 2019)."""
+
+    types: int
+    embed_dim: int
+    initializer: Initializer
+    dtype: str
+    param_dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, token_types_BT: jax.Array | None) -> jax.Array:
+        declared = declare(self.initializer, "position", "embed")
+        table = self.param("embedding", declared, (self.types, self.embed_dim), self.param_dtype).astype(self.dtype)
+        if token_types_BT is None:
+            return x_BTD + table[0]
+        return x_BTD + small_lookup(table, token_types_BT)
+
+
+def small_lookup(table: jax.Array, rows: jax.Array) -> jax.Array:
+    """`table[rows]` as a product with one-hot rows: its gradient is a product too, not a slow scatter-add on GPUs."""
+    return jax.nn.one_hot(rows, table.shape[0], dtype=table.dtype) @ table
 
 
 class LayerNorm(nn.Module):

@@ -1,66 +1,57 @@
 """The two-layer networks between attentions."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 
 from model.layers import Initializer, Linear
 from model.sharding import ShardingRules
 
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """GELU by its tanh approximation (Hendrycks & Gimpel 2016), as in GPT-2 and T5 1.1."""
+    return nn.gelu(x, approximate=True)
+
+
+def gelu_exact(x: jax.Array) -> jax.Array:
+    """GELU by the error function, as in BERT."""
+    return nn.gelu(x, approximate=False)
+
 
 class MLP(nn.Module):
-    """`down(gelu(up(x)))`, with the tanh form of GELU (Hendrycks & Gimpel 2016) that GPT-2 uses: BTD -> BTD."""
+    """`down(activation(up(x)))`, or `down(activation(gate(x)) * up(x))` where gated (Shazeer 2020): BTD -> BTD."""
 
     embed_dim: int
     mlp_dim: int
+    activation: Activation
+    gated: bool
     initializer: Initializer
-    residual_initializer: Initializer
+    down_initializer: Initializer
     rules: ShardingRules
     bias: bool
     param_dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        D, F = self.embed_dim, self.mlp_dim
-        up_axes, down_axes = (("mlp",), ("norm",)) if self.bias else (None, None)
-        h_BTF = Linear("BTD,DF->BTF", (D, F), ("embed", "mlp"), self.initializer, up_axes, self.param_dtype, name="up")(
-            x_BTD
-        )
-        h_BTF = nn.gelu(self.rules.constrain(h_BTF, "batch", "length", "mlp"), approximate=True)
+        h_BTF = self.activation(self._wide("gate" if self.gated else "up", x_BTD))
+        if self.gated:
+            h_BTF = h_BTF * self._wide("up", x_BTD)
         return Linear(
             "BTF,FD->BTD",
-            (F, D),
+            (self.mlp_dim, self.embed_dim),
             ("mlp", "embed"),
-            self.residual_initializer,
-            down_axes,
+            self.down_initializer,
+            ("norm",) if self.bias else None,
             self.param_dtype,
             name="down",
         )(h_BTF)
 
-
-class SwiGLU(nn.Module):
-    """`down(silu(gate(x)) * up(x))` (Shazeer 2020, SwiGLU): BTD -> BTD."""
-
-    embed_dim: int
-    mlp_dim: int
-    initializer: Initializer
-    residual_initializer: Initializer
-    rules: ShardingRules
-    bias: bool
-    param_dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        D, F = self.embed_dim, self.mlp_dim
-        up_axes, down_axes = (("mlp",), ("norm",)) if self.bias else (None, None)
-        wide = ("BTD,DF->BTF", (D, F), ("embed", "mlp"), self.initializer, up_axes, self.param_dtype)
-        gate_BTF = self.rules.constrain(Linear(*wide, name="gate")(x_BTD), "batch", "length", "mlp")
-        up_BTF = self.rules.constrain(Linear(*wide, name="up")(x_BTD), "batch", "length", "mlp")
-        return Linear(
-            "BTF,FD->BTD",
-            (F, D),
-            ("mlp", "embed"),
-            self.residual_initializer,
-            down_axes,
-            self.param_dtype,
-            name="down",
-        )(nn.silu(gate_BTF) * up_BTF)
+    def _wide(self, name: str, x_BTD: jax.Array) -> jax.Array:
+        shape, bias_axes = (self.embed_dim, self.mlp_dim), ("mlp",) if self.bias else None
+        linear = Linear(
+            "BTD,DF->BTF", shape, ("embed", "mlp"), self.initializer, bias_axes, self.param_dtype, name=name
+        )
+        return self.rules.constrain(linear(x_BTD), "batch", "length", "mlp")

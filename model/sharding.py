@@ -37,6 +37,8 @@ class ShardingRules:
     position: Axes = None  # rows of a position table
     norm: Axes = None  # scales and biases of norms, and biases on the residual stream
     layers: Axes = None
+    head: Axes = None  # outputs of a task's head
+    gates: Axes = None  # of a recurrent layer
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

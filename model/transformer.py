@@ -1,4 +1,4 @@
-"""The decoder: embeddings, a stack of blocks with one leading `layers` axis, and the output projection."""
+"""The Transformer: blocks, a stack of them with one leading `layers` axis, and the networks made of stacks."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -8,18 +8,32 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from model.attention import Cache, Context, MaskSpec
+from model.attention import Context, MaskSpec
+from model.cache import Cache
 from model.layers import Dropout
 from model.sharding import ShardingRules
 
 Factory = Callable[..., nn.Module]
+Residual = Callable[..., tuple[jax.Array, Any]]
 
 
 class Output(struct.PyTreeNode):
-    """What a network returns: logits_BTV in f32, and the cache behind the new tokens where one was passed in."""
+    """What a network returns. What it does not have is None.
 
-    logits_BTV: jax.Array
-    cache: Any = None  # Cache where one was passed in
+    logits: f32; (B, T, vocabulary) of a language model, (B, labels) of a classifier, (B, T, labels) of a tagger,
+        (B, T, 2) of a span extractor: start and end.
+    hidden_BTD: what the last stack puts out, before the head.
+    pooled_BD: of the first token, for classifiers. next_sentence_B2: BERT's second pretraining task.
+    source_BSD: what the encoder of an encoder-decoder puts out, where a source was passed in.
+    cache: where one was passed in, with the new tokens in it.
+    """
+
+    hidden_BTD: Any = None
+    logits: Any = None
+    pooled_BD: Any = None
+    next_sentence_B2: Any = None
+    source_BSD: Any = None
+    cache: Any = None
 
 
 def apply(model: nn.Module, params: Any, ids_BT: jax.Array, **options: Any) -> Output:
@@ -27,12 +41,26 @@ def apply(model: nn.Module, params: Any, ids_BT: jax.Array, **options: Any) -> O
     return cast(Output, model.apply({"params": params}, ids_BT, **options))
 
 
+def pre_norm(norm: nn.Module, layer: Callable[..., Any], drop: Callable, x_BTD: jax.Array) -> tuple[jax.Array, Any]:
+    """`x + layer(norm(x))` (Xiong et al. 2020, table 1), and what else the layer returns."""
+    h_BTD, rest = layer(norm(x_BTD))
+    return x_BTD + drop(h_BTD), rest
+
+
+def post_norm(norm: nn.Module, layer: Callable[..., Any], drop: Callable, x_BTD: jax.Array) -> tuple[jax.Array, Any]:
+    """`norm(x + layer(x))` (Vaswani et al. 2017, section 3.1; BERT), and what else the layer returns."""
+    h_BTD, rest = layer(x_BTD)
+    return norm(x_BTD + drop(h_BTD)), rest
+
+
 class Block(nn.Module):
-    """Pre-norm Transformer block (Xiong et al. 2020, table 1): x_BTD -> x_BTD."""
+    """Self-attention, in a decoder with an encoder cross-attention, and an MLP, each in a residual: BTD -> BTD."""
 
     norm: Factory
     attention: Factory
+    cross_attention: Factory | None
     mlp: Factory
+    residual: Residual  # pre_norm or post_norm
     dropout: float
     rules: ShardingRules
 
@@ -41,27 +69,94 @@ class Block(nn.Module):
         self, carry: tuple[jax.Array, Cache | None], layer: jax.Array, context: Context
     ) -> tuple[tuple[jax.Array, Cache | None], None]:
         x_BTD, cache = carry
-        drop = Dropout(self.dropout)
-        with jax.named_scope("attention"):
-            h_BTD = self.norm(name="attention_norm")(x_BTD)
-            h_BTD, cache = self.attention(name="attention")(h_BTD, context, cache, layer)
-            x_BTD = self.rules.constrain(x_BTD + drop(h_BTD, context.train), "batch", "length", "residual")
-        with jax.named_scope("mlp"):
-            h_BTD = self.mlp(name="mlp")(self.norm(name="mlp_norm")(x_BTD))
-            x_BTD = self.rules.constrain(x_BTD + drop(h_BTD, context.train), "batch", "length", "residual")
+        attention = self.attention(name="attention")
+        x_BTD, cache = self._add("attention", lambda h: attention(h, context, cache, layer), x_BTD, context)
+        if self.cross_attention is not None:
+            cross = self.cross_attention(name="cross_attention")
+            x_BTD, cache = self._add("cross_attention", lambda h: cross(h, context, cache, layer), x_BTD, context)
+        mlp = self.mlp(name="mlp")
+        x_BTD, _ = self._add("mlp", lambda h: (mlp(h), None), x_BTD, context)
         return (x_BTD, cache), None
+
+    def _add(self, name: str, layer: Callable[..., Any], x_BTD: jax.Array, context: Context) -> tuple[jax.Array, Any]:
+        drop = Dropout(self.dropout)
+        with jax.named_scope(name):
+            norm = self.norm(name=f"{name}_norm")
+            x_BTD, rest = self.residual(norm, layer, lambda h: drop(h, context.train), x_BTD)
+            return self.rules.constrain(x_BTD, "batch", "length", "residual"), rest
+
+
+class Stack(nn.Module):
+    """Positions, blocks and a last norm: x_BTD, cache -> x_BTD, cache. Its parts are chosen by `model.build.build`."""
+
+    positions: Factory
+    token_types: Factory | None
+    embedding_norm: Factory | None
+    bias: Factory | None  # of attention scores, shared by all layers
+    layers: Factory  # the stacked blocks
+    norm: Factory | None
+    causal: bool
+    window: int
+    num_layers: int
+    dropout: float
+    rules: ShardingRules
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        *,
+        segments_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        token_types_BT: jax.Array | None = None,
+        prefix_BT: jax.Array | None = None,
+        source_BSD: jax.Array | None = None,
+        source_segments_BS: jax.Array | None = None,
+        cache: Cache | None = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, Cache | None]:
+        B, T, _ = x_BTD.shape
+        first = jnp.int32(0) if cache is None else cache.filled
+        if positions_BT is None:
+            positions_BT = jnp.broadcast_to(first + jnp.arange(T, dtype=jnp.int32), (B, T))
+        if cache is None:
+            mask = MaskSpec(self.causal, self.window, None, segments_BT, segments_BT, prefix_BT)
+        else:
+            segments_BT = jnp.ones((B, T), jnp.int32) if segments_BT is None else segments_BT
+            segments_BS = jax.lax.dynamic_update_slice(cache.segments_BS, segments_BT, (0, first))
+            cache = cache.replace(segments_BS=segments_BS)
+            if prefix_BT is not None:
+                prefix_BT = jax.lax.dynamic_update_slice(jnp.zeros_like(segments_BS), prefix_BT, (0, first))
+            mask = MaskSpec(self.causal, self.window, first, segments_BT, segments_BS, prefix_BT)
+        with jax.named_scope("embed"):
+            x_BTD = self._embed(x_BTD, positions_BT, token_types_BT, train)
+        source_mask = None
+        if source_segments_BS is not None:
+            queries_BT = jnp.ones((B, T), jnp.int32) if segments_BT is None else segments_BT
+            source_mask = MaskSpec(False, query_segments_BT=queries_BT, key_segments_BS=source_segments_BS)
+        S = T if cache is None else cache.segments_BS.shape[1]
+        bias = None if self.bias is None else self.bias(name="relative")(mask.query_slots(T), jnp.arange(S))
+        context = Context(positions_BT, mask, bias, source_BSD, source_mask, train)
+        (x_BTD, cache), _ = self.layers(name="layers")((x_BTD, cache), jnp.arange(self.num_layers), context)
+        with jax.named_scope("norm"):
+            x_BTD = x_BTD if self.norm is None else self.norm(name="norm")(x_BTD)
+        return x_BTD, cache if cache is None else cache.replace(filled=first + T)
+
+    def _embed(self, x_BTD: jax.Array, positions_BT: jax.Array, token_types_BT: Any, train: bool) -> jax.Array:
+        x_BTD = self.positions(name="positions")(x_BTD, positions_BT)
+        if self.token_types is not None:
+            x_BTD = self.token_types(name="token_types")(x_BTD, token_types_BT)
+        if self.embedding_norm is not None:
+            x_BTD = self.embedding_norm(name="embedding_norm")(x_BTD)
+        return self.rules.constrain(Dropout(self.dropout)(x_BTD, train), "batch", "length", "residual")
 
 
 class Transformer(nn.Module):
-    """A decoder-only language model. Its parts are factories that `model.build.build` has chosen."""
+    """One stack with a head: a decoder (GPT, Llama) or an encoder (BERT)."""
 
     embedding: Factory
-    positions: Factory
-    layers: Factory  # the stacked blocks
-    norm: Factory
-    output: Factory | None  # None: the embedding table
-    num_layers: int
-    dropout: float
+    stack: Factory  # carries its name, "decoder" or "encoder"
+    head: Factory
     rules: ShardingRules
 
     @nn.compact
@@ -71,38 +166,96 @@ class Transformer(nn.Module):
         *,
         segments_BT: jax.Array | None = None,
         positions_BT: jax.Array | None = None,
+        token_types_BT: jax.Array | None = None,
+        prefix_BT: jax.Array | None = None,
         cache: Cache | None = None,
         train: bool = False,
+        last: bool = False,
     ) -> Output:
-        """Logits of the token after each token.
+        """The network on token ids, int32.
 
         Args:
-            ids_BT: int32 token ids.
             segments_BT: int32; tokens see only tokens of their own segment, 0 is padding. None: one segment.
             positions_BT: int32; None: 0, 1, 2, … (after the filled slots of the cache).
-            cache: keys and values of earlier tokens, from `model.decoding.empty_cache` or an earlier call.
+            token_types_BT: int32; which text of a pair a token is from. None: all 0.
+            prefix_BT: int32; a decoder's tokens of the prefix (not 0) are seen by their whole segment.
+            cache: what a decoder keeps of earlier tokens, from `model.decoding.empty_cache` or an earlier call.
             train: dropout is on, and needs the random stream "dropout".
+            last: the head sees the last position only.
         """
-        B, T = ids_BT.shape
-        first = jnp.int32(0) if cache is None else cache.filled
-        if positions_BT is None:
-            positions_BT = jnp.broadcast_to(first + jnp.arange(T, dtype=jnp.int32), (B, T))
-        if cache is None:
-            mask = MaskSpec(causal=True, query_segments_BT=segments_BT, key_segments_BS=segments_BT)
-        else:
-            segments_BT = jnp.ones((B, T), jnp.int32) if segments_BT is None else segments_BT
-            segments_BS = jax.lax.dynamic_update_slice(cache.segments_BS, segments_BT, (0, first))
-            cache = cache.replace(segments_BS=segments_BS)
-            mask = MaskSpec(True, first, segments_BT, segments_BS)
         embedding = self.embedding(name="embedding")
-        with jax.named_scope("embed"):
-            x_BTD = self.positions(name="positions")(embedding(ids_BT), positions_BT)
-            x_BTD = Dropout(self.dropout)(x_BTD, train)
-            x_BTD = self.rules.constrain(x_BTD, "batch", "length", "residual")
-        context = Context(positions_BT, mask, train)
-        (x_BTD, cache), _ = self.layers(name="layers")((x_BTD, cache), jnp.arange(self.num_layers), context)
-        with jax.named_scope("output"):
-            x_BTD = self.norm(name="output_norm")(x_BTD)
-            logits_BTV = embedding.logits(x_BTD) if self.output is None else self.output(name="output")(x_BTD)
-            logits_BTV = self.rules.constrain(logits_BTV.astype(jnp.float32), "batch", "length", "vocab")
-        return Output(logits_BTV, cache.replace(filled=first + T) if cache is not None else None)
+        x_BTD, cache = self.stack()(
+            embedding(ids_BT),
+            segments_BT=segments_BT,
+            positions_BT=positions_BT,
+            token_types_BT=token_types_BT,
+            prefix_BT=prefix_BT,
+            cache=cache,
+            train=train,
+        )
+        with jax.named_scope("head"):
+            output = self.head(name="head")(x_BTD[:, -1:] if last else x_BTD, embedding, train)
+        return output.replace(hidden_BTD=x_BTD, cache=cache)
+
+
+class EncoderDecoder(nn.Module):
+    """An encoder that reads a source and a decoder that looks at it (Vaswani et al. 2017; T5)."""
+
+    embedding: Factory
+    encoder: Factory
+    decoder: Factory
+    head: Factory
+    rules: ShardingRules
+
+    @nn.compact
+    def __call__(
+        self,
+        ids_BT: jax.Array,
+        *,
+        source_BS: jax.Array | None = None,
+        source_segments_BS: jax.Array | None = None,
+        segments_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        cache: Cache | None = None,
+        train: bool = False,
+        last: bool = False,
+    ) -> Output:
+        """As `Transformer`, on the decoder's tokens; the encoder reads `source_BS`, whose segment 0 is padding.
+
+        With a cache, the source is given once: the cache keeps what cross-attention needs of it.
+
+        Raises:
+            ValueError: neither a source nor a cache, or a source of another length than the cache was made for.
+        """
+        embedding = self.embedding(name="embedding")
+        if self.is_initializing():
+            source_BS = ids_BT
+        if source_BS is not None:
+            if cache is not None:
+                cache = _with_source(cache, source_BS, source_segments_BS)
+            source_BSD, _ = self.encoder(name="encoder")(
+                embedding(source_BS), segments_BT=source_segments_BS, train=train
+            )
+        elif cache is None:
+            raise ValueError("an encoder-decoder needs source_BS, or the cache of an earlier call that had it")
+        else:
+            source_BSD, source_segments_BS = None, cache.source_segments_BS
+        x_BTD, cache = self.decoder(name="decoder")(
+            embedding(ids_BT),
+            segments_BT=segments_BT,
+            positions_BT=positions_BT,
+            source_BSD=source_BSD,
+            source_segments_BS=source_segments_BS,
+            cache=cache,
+            train=train,
+        )
+        with jax.named_scope("head"):
+            output = self.head(name="head")(x_BTD[:, -1:] if last else x_BTD, embedding, train)
+        return output.replace(hidden_BTD=x_BTD, source_BSD=source_BSD, cache=cache)
+
+
+def _with_source(cache: Cache, source_BS: jax.Array, segments_BS: jax.Array | None) -> Cache:
+    if cache.source_segments_BS is None or cache.source_segments_BS.shape != source_BS.shape:
+        made_for = None if cache.source_segments_BS is None else cache.source_segments_BS.shape
+        raise ValueError(f"the source has shape {source_BS.shape}, the cache was made for {made_for}")
+    return cache.replace(source_segments_BS=jnp.ones_like(source_BS) if segments_BS is None else segments_BS)

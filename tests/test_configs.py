@@ -11,11 +11,12 @@ import pytest
 
 from configs import defaults
 from data.config import DataConfig
+from data.objectives import ObjectiveConfig
 from launch import experiment
 from launch.leaves import flat
 from model import parameters
 from model.build import build
-from model.config import ModelConfig, flops_per_token
+from model.config import ModelConfig, flops_per_sequence
 from model.sharding import ShardingRules
 from train.checkpoint import CheckpointConfig
 from train.loop import TrainConfig
@@ -29,6 +30,7 @@ SECTIONS = {
     "run": RunConfig,
     "data": DataConfig,
     "model": ModelConfig,
+    "objective": ObjectiveConfig,
     "optimizer": OptimizerConfig,
     "train": TrainConfig,
     "checkpoint": CheckpointConfig,
@@ -116,16 +118,31 @@ def test_parameter_counts_are_the_published_ones(name, published, vocab):
     assert sum(weight.size for weight in weights) - padding == published
 
 
-def test_flops_per_token_of_gpt2():
-    # 6 * (12 * 12 * 768^2 + 50304 * 768) + 12 * 12 * 768 * 1024, by hand
-    assert flops_per_token(ModelConfig(), 1024) == 6 * (84_934_656 + 38_633_472) + 113_246_208
+def test_flops_per_sequence_of_gpt2():
+    # 6 * (12 * 12 * 768^2 + 50304 * 768) + 12 * 12 * 768 * 1024 a token, by hand
+    assert flops_per_sequence(ModelConfig(), 1024) == 1024 * (6 * (84_934_656 + 38_633_472) + 113_246_208)
+
+
+def test_flops_per_sequence_of_an_encoder_decoder():
+    model = ModelConfig(
+        architecture="encoder_decoder", vocab_size=10, num_layers=1, embed_dim=4, num_heads=2, mlp_dim=8
+    )
+    # Encoder, 3 tokens: 4 D^2 + 2 D F; decoder, 5 tokens: the same, query and output of cross-attention, the output;
+    # keys and values of cross-attention: 3 tokens. Attended: 3^2 + 5^2 + 3 * 5.
+    products = 3 * (64 + 64) + 5 * (64 + 64 + 32 + 40) + 3 * 32
+    assert flops_per_sequence(model, 5, 3) == 6 * products + 12 * 4 * (9 + 25 + 15)
+
+
+def test_flops_per_sequence_of_an_lstm():
+    model = ModelConfig(architecture="lstm", vocab_size=10, num_layers=2, embed_dim=4, num_heads=1)
+    assert flops_per_sequence(model, 3) == 6 * 3 * (2 * 2 * 4 * 16 + 40)
 
 
 @pytest.mark.parametrize(
     ("leaf", "value", "says"),
     [
         ("model.num_heads", 7, r"embed_dim 768 is not divisible by model.num_heads 7.*\b6, 8\b"),
-        ("model.positions", "learnt", "learned, rotary, none"),
+        ("model.positions", "learnt", "learned, sinusoidal, relative, rotary, alibi, none"),
         ("model.dropout", 1.0, "below 1"),
         ("model.num_kv_heads", 5, r"num_heads 12 is not divisible by model.num_kv_heads 5"),
         ("optimizer.name", "adam", "adamw, sgd, adafactor, lion"),

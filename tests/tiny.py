@@ -14,7 +14,7 @@ from train.optimizers import OptimizerConfig
 
 GPT = ModelConfig(vocab_size=64, max_length=32, num_layers=2, embed_dim=32, num_heads=4)
 LLAMA = dataclasses.replace(
-    GPT, positions="rotary", norm="rms", mlp="swiglu", bias=False, tied_output=False, num_kv_heads=2, mlp_dim=64
+    GPT, positions="rotary", norm="rms", mlp="swiglu", bias="none", tied_output=False, num_kv_heads=2, mlp_dim=64
 )
 OPTIMIZER = OptimizerConfig(
     name="adamw",

@@ -22,8 +22,8 @@ class Rates:
 
     steps: int
     global_batch: int
-    length: int  # tokens of a sequence
-    flops_per_token: float
+    length: int  # tokens of a sequence, in encoder and decoder together
+    flops_per_sequence: float
     peak_flops: float | None  # of all devices together
     log_every: int
     max_skipped: int
@@ -116,7 +116,7 @@ class Meter:
             "eta": per_step * (self._rates.steps - step),
         }
         if self._rates.peak_flops:
-            record["mfu"] = tokens / per_step * self._rates.flops_per_token / self._rates.peak_flops
+            record["mfu"] = self._rates.global_batch / per_step * self._rates.flops_per_sequence / self._rates.peak_flops
         self._since, self._waited, self._logged = now, 0.0, step
         return record
 

@@ -6,13 +6,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data.causal import CausalLM
+from data.denoising import UL2, SpanCorruption
 from data.errors import DataError
 from data.loader import BatchLoader, held_out_batches
-from data.objectives import causal_lm
 
 
 def loader(store, length=4, global_batch=6, seed=0, **options):
-    return BatchLoader(store, length=length, global_batch=global_batch, seed=seed, objective=causal_lm, **options)
+    return BatchLoader(store, global_batch=global_batch, seed=seed, objective=CausalLM(length), **options)
+
+
+def noisy_loader(store, seed=0, objective=UL2(16, 0, 1, tuple(range(9)), 0), **options):  # noqa: B008 (frozen)
+    """A loader whose objective draws all that it can: denoiser, spans, lengths."""
+    return BatchLoader(store, global_batch=8, seed=seed, objective=objective, **options)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 def blocks(batch, length=4):
@@ -106,10 +116,11 @@ def test_resuming_anywhere_equals_the_unbroken_run(counting_store, prefetch):
 
 
 def test_an_error_in_the_objective_reaches_the_caller(counting_store):
-    def broken(_):
-        raise RuntimeError("bad block")
+    class Broken(CausalLM):
+        def __call__(self, block_ids, rng):
+            raise RuntimeError("bad block")
 
-    made = BatchLoader(counting_store(45), length=4, global_batch=2, seed=0, objective=broken, prefetch=2)
+    made = BatchLoader(counting_store(45), global_batch=2, seed=0, objective=Broken(4), prefetch=2)
     with pytest.raises(RuntimeError, match="bad block"):
         next(made.iterate(0))
 
@@ -125,9 +136,9 @@ def test_epochs_are_counted_in_blocks(counting_store):
         (
             21,
             {},
-            r"21 tokens, 5 block\(s\) of length 4, fewer than global_batch 6: use global_batch 5 or less, or length 3 ",
+            r"21 tokens, 5 block\(s\) of 4, fewer than global_batch 6: use global_batch 5 or less, or blocks of 3 ",
         ),
-        (4, {}, r"4 tokens, 0 block\(s\) of length 4, fewer than global_batch 6: use more text"),
+        (4, {}, r"4 tokens, 0 block\(s\) of 4, fewer than global_batch 6: use more text"),
         (45, {"process_count": 4}, r"global_batch 6 is not divisible by 4 processes: use 4 or 8"),
         (45, {"process_count": 8}, r"global_batch 6 is not divisible by 8 processes: use 8"),
         (45, {"process_count": 2, "process_index": 2}, r"process_index 2 is not one of 2 processes"),
@@ -156,11 +167,46 @@ def test_negative_steps_are_refused(counting_store):
             call(-1)
 
 
+@pytest.mark.parametrize("process_count", [2, 4])
+def test_noise_does_not_depend_on_the_number_of_processes(counting_store, process_count):
+    store = counting_store(301)
+    whole = noisy_loader(store)
+    parts = [noisy_loader(store, process_index=i, process_count=process_count) for i in range(process_count)]
+    for step in (0, 1, 7):
+        rows = [part.batch(step) for part in parts]
+        assert same({name: np.concatenate([row[name] for row in rows]) for name in rows[0]}, whole.batch(step))
+
+
+def test_noise_is_resumed_and_is_new_in_every_epoch(counting_store):
+    store, spans = counting_store(301), SpanCorruption(16, 0, 1, tuple(range(9)), 0, noise_density=0.5, mean_span=2.0)
+    made = noisy_loader(store, objective=spans)
+    unbroken = list(itertools.islice(made.iterate(0), 6))
+    for start in (1, 4):
+        resumed = itertools.islice(noisy_loader(store, objective=spans).iterate(start), 6 - start)
+        assert all(same(*pair) for pair in zip(resumed, unbroken[start:], strict=True))
+    rows = [row.tobytes() for batch in unbroken for row in batch["source"]]
+    assert made.epoch(6) > 3 and len(set(rows)) == len(rows)
+
+
+def test_each_example_has_its_own_stream(counting_store):
+    """Example i draws what a Philox made for i alone draws, whatever was drawn before it."""
+
+    class Draws(CausalLM):
+        def __call__(self, block_ids, rng):
+            return super().__call__(block_ids, rng) | {"targets": rng.integers(0, 2**31, 4)}
+
+    made = BatchLoader(counting_store(101), global_batch=4, seed=5, objective=Draws(4))
+    rows = np.concatenate([made.batch(step)["targets"] for step in (3, 0)])
+    for index, row in zip((12, 13, 14, 15, 0, 1, 2, 3), rows, strict=True):
+        alone = np.random.Generator(np.random.Philox(key=made._key, counter=[0, 0, 0, index]))
+        assert row.tolist() == alone.integers(0, 2**31, 4).tolist()
+    other = BatchLoader(counting_store(101), global_batch=4, seed=6, objective=Draws(4))
+    assert not np.isin(other.batch(0)["targets"], rows).any()
+
+
 def held_out(store, length=4, batch_size=3, max_sequences=0):
-    made = held_out_batches(
-        store, length=length, batch_size=batch_size, max_sequences=max_sequences, objective=causal_lm
-    )
-    return list(made)
+    objective = CausalLM(length)
+    return list(held_out_batches(store, batch_size=batch_size, max_sequences=max_sequences, objective=objective))
 
 
 @pytest.mark.parametrize("num_tokens", [2, 4, 5, 6, 13, 14, 24, 25, 26])
@@ -190,21 +236,56 @@ def test_max_sequences_are_evenly_spaced_and_the_same_for_every_batch_size(count
 
 
 def test_held_out_weights_of_the_objective_are_kept(counting_store):
-    def last_only(block_ids):
-        example = causal_lm(block_ids)
-        return {**example, "weights": np.array([0, 0, 0, 1], np.float32)}
+    class LastOnly(CausalLM):
+        def __call__(self, block_ids, rng):
+            example = super().__call__(block_ids, rng)
+            return {**example, "weights": example["weights"] * [0, 0, 0, 1]}
 
-    batches = held_out_batches(counting_store(7), length=4, batch_size=2, max_sequences=0, objective=last_only)
+    batches = held_out_batches(counting_store(7), batch_size=2, max_sequences=0, objective=LastOnly(4))
     assert next(batches)["weights"].tolist() == [[0, 0, 0, 1], [0, 0, 0, 0]]
 
 
+def test_held_out_noise_is_the_same_for_every_batch_size_and_every_time(counting_store):
+    store, objective = counting_store(301), UL2(16, 0, 1, tuple(range(9)), 0)
+
+    def rows(batch_size):
+        made = held_out_batches(store, batch_size=batch_size, max_sequences=0, objective=objective)
+        every = list(made)
+        return {name: np.concatenate([batch[name] for batch in every])[:18] for name in objective.features}
+
+    assert -(-301 // objective.stride) == 18
+    assert same(rows(3), rows(7)) and same(rows(3), rows(3))
+    assert rows(7)["weights"].any(axis=1).all()
+
+
+@pytest.mark.parametrize("num_tokens", [1, 17, 33, 34, 35])
+def test_every_held_out_token_is_in_one_denoised_block(counting_store, num_tokens):
+    objective = UL2(16, 60_000, 60_001, tuple(range(60_002, 60_012)), 60_000)
+    assert objective.stride == 17
+    batches = list(held_out_batches(counting_store(num_tokens), batch_size=3, max_sequences=0, objective=objective))
+    shown = [batch[name][batch[of] > 0] for batch in batches for name, of in SHOWN]
+    ids = np.concatenate(shown)
+    assert sorted(ids[ids < 60_000].tolist()) == list(range(num_tokens))
+
+
+SHOWN = (("source", "source_segments"), ("targets", "weights"))
+
+
 def test_held_out_errors_name_their_numbers(counting_store):
+    store = counting_store(10)
     for options, message in (
-        ({"length": 0}, "length 0 must be"),
         ({"batch_size": 0}, "batch_size 0 must be"),
         ({"max_sequences": -1}, "max_sequences -1 is negative"),
     ):
         with pytest.raises(DataError, match=message):
-            held_out(counting_store(10), **options)
+            held_out(store, **options)
     with pytest.raises(DataError, match=r"holds 1 token\(s\): the first prediction needs 2"):
-        held_out_batches(counting_store(1), length=4, batch_size=1, max_sequences=0, objective=causal_lm)
+        held_out_batches(counting_store(1), batch_size=1, max_sequences=0, objective=CausalLM(4))
+    with pytest.raises(DataError, match=r"holds 0 token\(s\): the first prediction needs 1"):
+        objective = UL2(16, 0, 1, tuple(range(9)), 0)
+        held_out_batches(
+            dataclasses.replace(store, manifest=store.manifest | {"num_tokens": 0}),
+            batch_size=1,
+            max_sequences=0,
+            objective=objective,
+        )

@@ -8,7 +8,7 @@ import pytest
 from evaluation.held_out import make_evaluator
 from model import parameters
 from model.build import build
-from model.losses import Sums, causal_lm
+from model.losses import Sums, language_model_loss
 from tests import tiny
 
 BYTES = np.concatenate([[0], np.random.default_rng(1).integers(1, 6, 63)]).astype(np.int32)  # id 0 ends a document
@@ -25,15 +25,15 @@ def network():
 
 def evaluate(network, batches):
     model, params = network
-    return make_evaluator(causal_lm(model), batches, lambda batch: jax.tree.map(jnp.asarray, dict(batch)), BYTES)(
-        params
-    )
+    return make_evaluator(
+        language_model_loss(model), batches, lambda batch: jax.tree.map(jnp.asarray, dict(batch)), BYTES
+    )(params)
 
 
 def by_hand(network, batches):
     """Nats, tokens and bytes of the predicted tokens, row by row in float64."""
     model, params = network
-    apply = jax.jit(lambda ids: model.apply({"params": params}, ids).logits_BTV)
+    apply = jax.jit(lambda ids: model.apply({"params": params}, ids).logits)
     nats, tokens, count = 0.0, 0, 0
     for batch in batches:
         logits = np.asarray(apply(batch["inputs"]), np.float64)

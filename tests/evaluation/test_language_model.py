@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import tessera
-from evaluation.language_model import INCOMPLETE, LanguageModel
+from evaluation.generation import INCOMPLETE
+from evaluation.language_model import LanguageModel
 from launch import train
 from tests import tiny
 from train.checkpoint import CheckpointError
@@ -132,7 +133,7 @@ def test_a_stream_leaves_the_mesh_of_its_reader_alone(lm):
         (["a"], {"max_tokens": 0}, "max_tokens is 0"),
         (["a"], {"top_k": 258}, "top_k is 258: use 0 .off. to 257"),
         (["a"], {"temperature": -1.0}, "temperature is -1.0"),
-        (["a", "b" * 35], {}, "prompt 1 has 35 tokens, the context has 32: shorten the prompt by 3"),
+        (["a", "b" * 35], {}, "prompt 1 has 35 tokens, the context has 32: shorten it by 3 tokens"),
         ([], {}, "no prompt"),
     ],
 )

@@ -39,12 +39,12 @@ def samples(out):
 
 
 def test_one_prompt_is_printed_with_its_continuation(generate, run):
-    code, out, err = generate("--prompt=abc", "--max_tokens=60")
+    code, out, err = generate("--prompt=abc", "--max_tokens=200")
     assert code == 0 and err == ""
     # The defaults of the command line are temperature 0.8 and seed 0.
     lm = tessera.load(run)
-    assert out == "abc" + lm.generate("abc", max_tokens=60, temperature=0.8, seed=0) + "\n"
-    assert out != "abc" + lm.generate("abc", max_tokens=60, temperature=1.0, seed=0) + "\n"
+    assert out == "abc" + lm.generate("abc", max_tokens=200, temperature=0.8, seed=0) + "\n"
+    assert out != "abc" + lm.generate("abc", max_tokens=200, temperature=1.0, seed=0) + "\n"
 
 
 def test_the_text_streams(generate, monkeypatch):
@@ -103,7 +103,7 @@ def test_prompts_come_from_a_file(generate, tmp_path):
         (
             ["--prompt=" + "a" * 40],
             78,
-            "prompt 0 has 40 tokens, the context has 32: shorten the prompt by 8 tokens",
+            "prompt 0 has 40 tokens, the context has 32: shorten it by 8 tokens",
         ),
         (["--prompt=a", "--step=3"], 65, "no checkpoint of step 3"),
         ([], 78, "no prompt: give --prompt=TEXT or --prompts_file=FILE"),

@@ -172,7 +172,7 @@ def test_what_is_wrong_is_said_before_the_compiler_starts(tmp_path, monkeypatch)
 
 
 def test_an_error_in_the_last_sample_leaves_the_last_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr("launch.train.LanguageModel.generate", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("evaluation.language_model.LanguageModel.generate", lambda *_, **__: 1 / 0)
     config = tiny.config(tmp_path)
     config.train.steps = 3
     with pytest.raises(ZeroDivisionError):

@@ -1,6 +1,7 @@
-"""Generation: cached equals uncached, rows do not disturb each other, and sampling follows its distribution."""
+"""Generation: cached equals uncached for every family and setting, and rows do not disturb each other."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -9,140 +10,267 @@ import pytest
 
 from model import parameters
 from model.build import build
-from model.decoding import Decoder, Sampling, sample
+from model.config import ModelConfig
+from model.decoding import Decoder
+from model.ngram_table import count_ngrams
+from model.sampling import Sampling, choose, penalize
 from tests import tiny
 
 GREEDY = Sampling(0.0)
+T5 = dataclasses.replace(
+    tiny.LLAMA, architecture="encoder_decoder", positions="relative", attention_scale=1.0, decoder_start_id=7
+)
 CONFIGS = {
-    name: dataclasses.replace(config, init_std=0.3) for name, config in (("gpt", tiny.GPT), ("llama", tiny.LLAMA))
+    "gpt": dataclasses.replace(tiny.GPT, init_std=0.3),
+    "llama": dataclasses.replace(tiny.LLAMA, init_std=0.3),
+    "t5": dataclasses.replace(T5, init_std=0.3),
+    "gru": ModelConfig(architecture="gru", vocab_size=64, max_length=32, num_layers=2, embed_dim=32, num_heads=4),
+    "ngram": ModelConfig(architecture="ngram", vocab_size=64, max_length=32, ngram_order=3),
 }
+SOURCES = [[3, 4, 5], [9] * 11, [1, 63]]
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
-def network(request):
-    config = CONFIGS[request.param]
-    model = build(config)
+EVERYTHING = Sampling(
+    0.9, top_k=20, top_p=0.95, min_p=0.001, typical_p=0.97, repetition_penalty=1.3, no_repeat_ngram=2, min_tokens=6
+)
+
+
+class Network:
+    """A tiny network of one family, generating with its cache and without one."""
+
+    def __init__(self, name):
+        self.config = CONFIGS[name]
+        self.model = build(self.config)
+        if name == "ngram":
+            tokens = np.random.default_rng(0).integers(0, 64, 3000).astype(np.int32)
+            self.params = count_ngrams(tokens, order=3, vocab_size=64)
+        else:
+            self.params = jax.jit(lambda: parameters.init(self.model, jax.random.key(1)))()
+        self.decoder = Decoder(self.model, self.config)
+        self.bounded = self.config.architecture in ("decoder", "encoder_decoder")
+        self.reads_source = self.config.architecture == "encoder_decoder"
+        self._next = jax.jit(self._uncached_step, static_argnames="eos")
+
+    def run(self, prompts, max_tokens, sampling=GREEDY, seeds=None, limit=64, eos=(), decoder=None, **options):
+        if self.reads_source:
+            options = {"sources": [SOURCES[i % 3] for i in range(len(prompts))], **options}
+        chunks = (decoder or self.decoder).stream(
+            options.pop("params", self.params),
+            prompts,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            seeds=seeds or [0] * (len(prompts) * options.get("num_samples", 1)),
+            vocab_limit=limit,
+            eos_ids=eos,
+            **options,
+        )
+        tokens, logprobs = zip(*chunks, strict=True)
+        if options.get("logprobs"):
+            return np.concatenate(tokens, axis=1), np.concatenate(logprobs, axis=1)
+        assert set(logprobs) == {None}
+        return np.concatenate(tokens, axis=1)
+
+    def _uncached_step(self, params, ids_1T, length, source, sampling, key, n, eos):
+        logits_1V = self.model.apply({"params": params}, ids_1T, **source).logits[:, length - 1]
+        T = ids_1T.shape[1]
+        history_1T = jnp.where(jnp.arange(T) < T - length, -1, jnp.roll(ids_1T, T - length, axis=1))
+        allowed_1V = penalize(logits_1V, sampling, history_1T, n, eos)
+        token = choose(allowed_1V, jax.random.fold_in(key, n)[None], sampling)[0]
+        return token, jax.nn.log_softmax(logits_1V)[0, token]
+
+    def uncached(self, prompt, count, sampling=GREEDY, seed=0, source=0, eos=(), logprobs=False):
+        """What `run` must give for this row, from a network that reads the whole text for each token."""
+        ids = [self.config.decoder_start_id, *prompt] if self.reads_source else list(prompt)
+        inputs = {"source_BS": np.asarray([SOURCES[source]])} if self.reads_source else {}
+        start, logps, sampling = len(ids), [], sampling.checked(64)
+        for n in range(count):
+            padded = np.zeros((1, 32 if self.bounded else 64), np.int32)
+            padded[0, : len(ids)] = ids
+            token, logp = self._next(self.params, padded, len(ids), inputs, sampling, jax.random.key(seed), n, eos=eos)
+            ids.append(int(token))
+            logps.append(float(logp))
+        return (ids[start:], logps) if logprobs else ids[start:]
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Made when first asked for."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = Network(name)
+        return made[name]
+
     with jax.set_mesh(tiny.mesh()):
-        params = jax.jit(lambda: parameters.init(model, jax.random.key(1)))()
-        yield config, params, Decoder(model, config), jax.jit(lambda p, ids: model.apply({"params": p}, ids).logits_BTV)
+        yield get
 
 
-def run(decoder, params, prompts, max_tokens, sampling=GREEDY, seeds=None, limit=64, eos=None):
-    chunks = decoder.stream(
-        params,
-        prompts,
-        max_tokens=max_tokens,
-        sampling=sampling,
-        seeds=seeds or [0] * len(prompts),
-        vocab_limit=limit,
-        eos_id=eos,
-    )
-    return np.concatenate(list(chunks), axis=1)
+@pytest.fixture(params=CONFIGS)
+def network(networks, request):
+    return networks(request.param)
 
 
-def uncached_greedy(forward, params, prompt, count):
-    ids = list(prompt)
-    for _ in range(count):
-        padded = np.zeros((1, 32), np.int32)
-        padded[0, : len(ids)] = ids
-        ids.append(int(np.argmax(forward(params, padded)[0, len(ids) - 1])))
-    return ids[len(prompt) :]
+@pytest.fixture
+def gpt(networks):
+    return networks("gpt")
+
+
+@pytest.fixture
+def t5(networks):
+    return networks("t5")
 
 
 def test_cached_equals_uncached_for_prompts_of_several_lengths(network):
-    _, params, decoder, forward = network
     prompts = [[5], [1, 2, 3, 4, 5, 6, 7], [60, 3, 9]]
-    together = run(decoder, params, prompts, 20)
+    count = 20 if network.bounded else 45  # what has no window goes on for ever
+    together = network.run(prompts, count)
     for row, prompt in enumerate(prompts):
-        assert together[row].tolist() == uncached_greedy(forward, params, prompt, 20)
+        assert together[row].tolist() == network.uncached(prompt, count, source=row)
 
 
-def test_a_row_does_not_depend_on_the_others(network):
-    _, params, decoder, _ = network
-    sampling = Sampling(1.0, top_k=10)
-    batch = run(decoder, params, [[5, 6], [1, 2, 3, 4, 5, 6, 7, 8, 9]], 20, sampling, seeds=[3, 4])
-    assert batch[0].tolist() == run(decoder, params, [[5, 6]], 20, sampling, seeds=[3])[0].tolist()
-    assert batch[0].tolist() != run(decoder, params, [[5, 6]], 20, sampling, seeds=[4])[0].tolist()
+@pytest.mark.parametrize("name", ["gpt", "t5", "gru"])
+def test_cached_equals_uncached_with_every_setting(networks, name):
+    network, eos = networks(name), (11, 12)
+    prompts, seeds = [[1, 2, 3, 4, 5, 6, 7], [60, 3]], [5, 6]
+    tokens, logprobs = network.run(prompts, 18, EVERYTHING, seeds, eos=eos, logprobs=True)
+    for row, prompt in enumerate(prompts):
+        expected, logps = network.uncached(prompt, 18, EVERYTHING, seeds[row], row, eos, logprobs=True)
+        end = next((n + 1 for n, token in enumerate(expected) if token in eos), 18)
+        assert end > 6 and tokens[row, :end].tolist() == expected[:end]
+        assert (tokens[row, end:] == 11).all() and (logprobs[row, end:] == 0).all()
+        np.testing.assert_allclose(logprobs[row, :end], logps[:end], atol=1e-4)
 
 
-def test_prompt_and_answer_fill_the_context_to_the_last_slot(network):
-    _, params, decoder, forward = network
+@pytest.mark.parametrize("name", ["gpt", "t5"])
+def test_a_row_does_not_depend_on_the_others(networks, name):
+    network, sampling = networks(name), Sampling(1.0, top_k=10, top_p=0.9, repetition_penalty=1.2)
+    batch = network.run([[5, 6], [1, 2, 3, 4, 5, 6, 7, 8, 9]], 20, sampling, seeds=[3, 4])
+    assert batch[0].tolist() == network.run([[5, 6]], 20, sampling, seeds=[3])[0].tolist()
+    assert batch[0].tolist() != network.run([[5, 6]], 20, sampling, seeds=[4])[0].tolist()
+
+
+def test_samples_of_one_prompt_are_those_of_their_seeds_and_the_prompt_is_read_once(t5):
+    seen, prefill = [], t5.decoder._prefill
+    t5.decoder._prefill = lambda params, arrays, **rest: (
+        seen.append(len(arrays["ids_BT"])),
+        prefill(params, arrays, **rest),
+    )[1]
+    try:
+        samples = t5.run([[5, 6], [7]], 10, EVERYTHING, seeds=[1, 2, 3, 4, 5, 6], num_samples=3)
+    finally:
+        t5.decoder._prefill = prefill
+    assert seen == [2]
+    for row in range(6):
+        expected = t5.uncached([[5, 6], [7]][row // 3], 10, EVERYTHING, seed=row + 1, source=row // 3)
+        assert samples[row].tolist() == expected
+
+
+def test_an_answer_depends_on_its_source_and_follows_its_prefix(t5):
+    first, second = t5.run([[], []], 8).tolist()
+    assert first != second and first == t5.uncached([], 8)
+    assert t5.run([first[:3]], 5)[0].tolist() == first[3:]
+
+
+def test_prompt_and_answer_fill_the_context_to_the_last_slot(gpt):
     prompt = list(range(12))
-    assert run(decoder, params, [prompt], 20)[0].tolist() == uncached_greedy(forward, params, prompt, 20)
+    assert gpt.run([prompt], 20)[0].tolist() == gpt.uncached(prompt, 20)
 
 
-def test_beyond_the_context_the_younger_half_is_read_anew(network):
-    _, params, decoder, forward = network
+def test_beyond_the_context_the_younger_half_is_read_anew(gpt):
     prompt = list(range(12))
-    tokens = run(decoder, params, [prompt], 40)[0].tolist()
-    assert tokens[:21] == uncached_greedy(forward, params, prompt, 21)  # the last one sees the whole context
+    tokens = gpt.run([prompt], 40)[0].tolist()
+    assert tokens[:21] == gpt.uncached(prompt, 21)  # the last one sees the whole context
     window = (prompt + tokens[:21])[-16:]
-    assert tokens[21:38] == uncached_greedy(forward, params, window, 17)
+    assert tokens[21:38] == gpt.uncached(window, 17)
     assert len(tokens) == 40
 
 
-def test_a_prompt_that_fills_the_context_is_seen_whole(network):
-    _, params, decoder, forward = network
+def test_beyond_the_context_samples_keep_their_source_their_history_and_their_draws(t5):
+    """With bigrams forbidden over the whole text, none comes twice in 60 tokens, whatever the window."""
+    sampling = Sampling(1.0, no_repeat_ngram=2)
+    samples = t5.run([[1], [2]], 60, sampling, seeds=[1, 2, 3, 4], num_samples=2).tolist()
+    assert all(len({*itertools.pairwise(row)}) == 59 for row in samples)
+    assert samples[3] == t5.run([[2]], 60, sampling, seeds=[4], sources=[SOURCES[1]])[0].tolist()
+
+
+def test_a_prompt_that_fills_the_context_is_seen_whole(gpt):
     prompt = np.random.default_rng(3).integers(0, 64, 32).tolist()
-    assert run(decoder, params, [prompt], 1)[0].tolist() == uncached_greedy(forward, params, prompt, 1)
+    assert gpt.run([prompt], 1)[0].tolist() == gpt.uncached(prompt, 1)
 
 
-def test_eos_ends_a_row_and_then_the_batch(network):
-    _, params, decoder, forward = network
-    free = uncached_greedy(forward, params, [5], 20)
-    eos = free[3]
-    first = free.index(eos)
-    tokens = run(decoder, params, [[5]], 20, eos=eos)[0]
+@pytest.mark.parametrize("ends", [lambda free: (free[3],), lambda free: (0, free[7], free[3])])
+def test_each_eos_ends_a_row_and_then_the_batch(gpt, ends):
+    free = gpt.uncached([5], 20)
+    eos = ends(free)
+    first = next(n for n, token in enumerate(free) if token in eos)
+    tokens = gpt.run([[5]], 20, eos=eos)[0]
     assert tokens[: first + 1].tolist() == free[: first + 1]
-    assert (tokens[first:] == eos).all() and len(tokens) <= 16  # not all 20: it stopped at a chunk
+    assert (tokens[first + 1 :] == eos[0]).all() and len(tokens) == 16  # not all 20: it stopped at a chunk
 
 
-def test_ids_beyond_the_tokeniser_are_never_drawn(network):
-    _, params, decoder, _ = network
-    assert run(decoder, params, [[1], [2]], 20, Sampling(100.0), limit=7).max() < 7
+def test_a_caller_may_end_rows(gpt):
+    free, chunks = gpt.run([[5], [6]], 40), []
+
+    def finished(tokens_BN):
+        chunks.append(tokens_BN)
+        return np.array([len(chunks) >= 1, len(chunks) >= 2])
+
+    tokens = gpt.run([[5], [6]], 40, finished=finished)
+    assert tokens.shape == (2, 32) and [chunk.shape for chunk in chunks] == [(2, 16), (2, 16)]
+    assert tokens[1].tolist() == free[1, :32].tolist()
+    assert tokens[0].tolist() == free[0, :16].tolist() + [0] * 16
 
 
-def test_on_a_sharded_mesh_the_tokens_are_the_same(network):
-    config, params, decoder, _ = network
-    prompts, sampling = [[5, 6, 7], [1]], Sampling(0.8)
-    expected = run(decoder, params, prompts, 12, sampling, seeds=[1, 2])
-    model = build(config)
-    with jax.set_mesh(tiny.mesh(fsdp=2, tensor=2)) as mesh:
-        shardings = parameters.shardings(parameters.weights(model), decoder.rules, jax.sharding.get_mesh())
-        sharded = jax.device_put(params, shardings)
-        tokens = run(Decoder(model, config), sharded, [*prompts, [9]], 12, sampling, seeds=[1, 2, 3])
-    del mesh
-    assert tokens.shape == (3, 12)  # three rows on two parts of the batch
-    assert tokens[:2].tolist() == expected.tolist()
+def test_ids_beyond_the_tokeniser_are_never_drawn(gpt):
+    assert gpt.run([[1], [2]], 20, Sampling(100.0), limit=7).max() < 7
+
+
+def test_on_a_sharded_mesh_the_tokens_are_the_same(gpt):
+    prompts, sampling = [[5, 6, 7], [1]], Sampling(0.8, repetition_penalty=1.1)
+    expected = gpt.run(prompts, 12, sampling, seeds=[1, 2, 3, 4], num_samples=2)
+    with jax.set_mesh(tiny.mesh(fsdp=2, tensor=2)):
+        decoder = Decoder(gpt.model, gpt.config)
+        shardings = parameters.shardings(parameters.weights(gpt.model), decoder.rules, jax.sharding.get_mesh())
+        sharded = {"decoder": decoder, "params": jax.device_put(gpt.params, shardings)}
+        tokens = gpt.run([*prompts, [9]], 12, sampling, seeds=[1, 2, 3, 4, 5, 6], num_samples=2, **sharded)
+    assert tokens.shape == (6, 12)  # three prompts on two parts of the batch
+    assert tokens[:4].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(
     ("prompts", "kwargs", "says"),
     [
         ([[1] * 33], {}, "33 tokens, the context has 32.*by 1 tokens"),
-        ([[]], {}, "at least one"),
+        ([[]], {}, "prompt 0 has no tokens"),
         ([], {}, "no prompt"),
+        ([[1], [64]], {}, "prompt 1 has ids from 64 to 64.*0 to 63"),
+        ([[1]], {"sources": [[1]]}, "1 sources were given.*'decoder' reads none"),
         ([[1]], {"max_tokens": 0}, "max_tokens is 0"),
         ([[1]], {"sampling": Sampling(-1.0)}, "temperature is -1.0"),
-        ([[1]], {"sampling": Sampling(1.0, top_k=65)}, "top_k is 65.*64"),
+        ([[1]], {"sampling": Sampling(min_tokens=5)}, "min_tokens is 5, more than max_tokens, 4"),
+        ([[1]], {"num_samples": 0, "seeds": [1]}, "num_samples is 0"),
+        ([[1]], {"num_samples": 2, "seeds": [1]}, "1 seeds for 1 prompts of 2 samples: give 2"),
+        ([[1]], {"seeds": [-1]}, "seed -1"),
+        ([[1]], {"limit": 65}, "vocab_limit is 65: use 1 to 64"),
+        ([[1]], {"limit": 7, "eos": (3, 7)}, "from 0 to 6"),
     ],
 )
-def test_errors(network, prompts, kwargs, says):
-    _, params, decoder, _ = network
+def test_errors_come_at_the_call(gpt, prompts, kwargs, says):
     with pytest.raises(ValueError, match=says):
-        run(decoder, params, prompts, **{"max_tokens": 4, **kwargs})
+        options = {"max_tokens": 4, "sampling": GREEDY, "seeds": [0], "limit": 64, "eos": (), **kwargs}
+        limits = {"vocab_limit": options.pop("limit"), "eos_ids": options.pop("eos")}
+        gpt.decoder.stream(gpt.params, prompts, **options, **limits)  # not iterated
 
 
-def test_sampling_follows_its_distribution():
-    logits = jnp.log(jnp.asarray([0.5, 0.3, 0.15, 0.05]))
-    keys = jax.random.split(jax.random.key(0), 20_000)
-
-    def frequencies(sampling):
-        draws = sample(jnp.tile(logits, (len(keys), 1)), keys, sampling)
-        return np.bincount(draws, minlength=4) / len(keys)
-
-    np.testing.assert_allclose(frequencies(Sampling(1.0)), [0.5, 0.3, 0.15, 0.05], atol=0.015)
-    squares = np.array([0.25, 0.09, 0.0225, 0.0025])
-    np.testing.assert_allclose(frequencies(Sampling(0.5)), squares / squares.sum(), atol=0.015)
-    np.testing.assert_allclose(frequencies(Sampling(1.0, top_k=2)), [0.625, 0.375, 0, 0], atol=0.015)
-    np.testing.assert_allclose(frequencies(Sampling(0.0)), [1, 0, 0, 0])
+def test_errors_of_an_encoder_decoder_and_of_an_encoder(t5):
+    for sources, says in (
+        ((), "0 sources.*one for each of 1"),
+        ([[]], "source 0 has no"),
+        ([[3] * 33], "source 0 has 33"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            t5.run([[1]], 4, sources=sources)
+    encoder = dataclasses.replace(tiny.GPT, architecture="encoder", head="none")
+    with pytest.raises(ValueError, match="an encoder has no next token"):
+        Decoder(build(encoder), encoder)

@@ -63,7 +63,5 @@ def test_constraints_are_in_the_lowered_program():
     model = build(tiny.GPT)
     with jax.set_mesh(tiny.mesh(data=2, tensor=2)):
         params = jax.eval_shape(lambda: jax.tree.map(lambda w: jnp.zeros(w.shape), parameters.weights(model)))
-        lowered = jax.jit(lambda p, ids: model.apply({"params": p}, ids).logits_BTV).lower(
-            params, jnp.zeros((4, 8), int)
-        )
+        lowered = jax.jit(lambda p, ids: model.apply({"params": p}, ids).logits).lower(params, jnp.zeros((4, 8), int))
     assert lowered.as_text().count("sdy.sharding_constraint") == 8

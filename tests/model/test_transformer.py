@@ -1,4 +1,4 @@
-"""The decoder as a whole: causality, scan and remat, dropout, initialisation, positions."""
+"""A decoder as a whole: causality, scan and remat, dropout, initialisation, positions."""
 
 import dataclasses
 
@@ -9,8 +9,8 @@ import pytest
 
 from model import parameters
 from model.build import build
-from model.losses import causal_lm
-from model.positions import rotary
+from model.losses import language_model_loss
+from model.positions import interpolated, rotary
 from tests import tiny
 
 CONFIGS = {"gpt": tiny.GPT, "llama": tiny.LLAMA, "nope": dataclasses.replace(tiny.GPT, positions="none")}
@@ -29,11 +29,11 @@ def made(config):
 
 def logits(config, params, ids, **kwargs):
     model = build(config)
-    return jax.jit(lambda p, ids: model.apply({"params": p}, ids, **kwargs).logits_BTV)(params, ids)
+    return jax.jit(lambda p, ids: model.apply({"params": p}, ids, **kwargs).logits)(params, ids)
 
 
 def loss_and_grads(config, params, batch):
-    loss = causal_lm(build(config))
+    loss = language_model_loss(build(config))
     return jax.jit(jax.value_and_grad(lambda p: loss(p, batch, None).loss))(params)
 
 
@@ -48,7 +48,7 @@ def test_causality_by_gradient(name):
     @jax.grad
     def gradient_of_logit(table, t):
         swapped = {**params, "embedding": {"embedding": table}}
-        return jnp.sum(build(config).apply({"params": swapped}, ids).logits_BTV[0, t])
+        return jnp.sum(build(config).apply({"params": swapped}, ids).logits[0, t])
 
     for t in (0, 7, 15):
         gradient = gradient_of_logit(params["embedding"]["embedding"], t)
@@ -60,7 +60,7 @@ def test_causality_by_gradient(name):
 def test_initial_loss_is_log_vocab(name):
     config = dataclasses.replace(CONFIGS[name], vocab_size=512)
     model, params = made(config)
-    sums = jax.jit(causal_lm(model))(params, tiny.batch(rows=16, vocab=512), None)
+    sums = jax.jit(language_model_loss(model))(params, tiny.batch(rows=16, vocab=512), None)
     assert float(sums.loss / sums.weight) == pytest.approx(np.log(512), abs=0.05)
 
 
@@ -111,7 +111,7 @@ def test_without_positions_the_order_of_earlier_tokens_does_not_matter_and_with_
 
 def test_rotary_scores_depend_on_distance_alone_and_keep_length():
     q, k = (jax.random.normal(jax.random.key(i), (1, 1, 1, 8)) for i in range(2))
-    rotate = rotary(10_000.0)
+    rotate = rotary(10_000.0, interpolated(1.0))
 
     def score(m, n):
         return float(jnp.sum(rotate(q, jnp.full((1, 1), m)) * rotate(k, jnp.full((1, 1), n))))
@@ -126,7 +126,7 @@ def test_rotary_scores_depend_on_distance_alone_and_keep_length():
 
 def test_initialisation_is_gpt2s():
     config = dataclasses.replace(tiny.GPT, embed_dim=256, vocab_size=512, num_layers=8)
-    layers = made(config)[1]["layers"]
+    layers = made(config)[1]["decoder"]["layers"]
     for kernel, std in (
         (layers["attention"]["query"]["kernel"], 0.02),
         (layers["mlp"]["up"]["kernel"], 0.02),
@@ -141,9 +141,9 @@ def test_initialisation_is_gpt2s():
 def test_dropout_is_on_in_training_only_and_differs_by_key_and_layer():
     config = dataclasses.replace(tiny.GPT, dropout=0.5)
     model, params = made(config)
-    loss, batch = jax.jit(causal_lm(model)), tiny.batch()
+    loss, batch = jax.jit(language_model_loss(model)), tiny.batch()
     plain = loss(params, batch, None).loss
-    assert float(plain) == float(jax.jit(causal_lm(build(tiny.GPT)))(params, batch, None).loss)
+    assert float(plain) == float(jax.jit(language_model_loss(build(tiny.GPT)))(params, batch, None).loss)
     one, again, two = (loss(params, batch, jax.random.key(i)).loss for i in (1, 1, 2))
     assert float(one) == float(again) != float(two)
     assert float(one) != float(plain)
@@ -156,7 +156,7 @@ def test_bf16_compute_keeps_f32_weights_and_logits():
     assert out.dtype == jnp.float32 and {p.dtype.name for p in jax.tree.leaves(params)} == {"float32"}
     np.testing.assert_allclose(out, logits(tiny.GPT, params, np.arange(8, dtype=np.int32)[None]), atol=0.02)
     text = (
-        jax.jit(lambda p, i: build(config).apply({"params": p}, i).logits_BTV)
+        jax.jit(lambda p, i: build(config).apply({"params": p}, i).logits)
         .lower(params, jnp.zeros((1, 8), int))
         .as_text()
     )

@@ -80,10 +80,10 @@ LION = dataclasses.replace(tiny.OPTIMIZER, name="lion")
         (
             DEEPER,
             tiny.OPTIMIZER,
-            f"params/layers/mlp/up/kernel: checkpoint (2, 32, 128) {F32}, this run (4, 32, 128) {F32}",
+            f"params/decoder/layers/mlp/up/kernel: checkpoint (2, 32, 128) {F32}, this run (4, 32, 128) {F32}",
         ),
-        (HALF, tiny.OPTIMIZER, f"params/output_norm/scale: checkpoint (32,) {F32}, this run (32,) bfloat16"),
-        (BARE, tiny.OPTIMIZER, f"params/layers/mlp/up/bias: checkpoint (2, 128) {F32}, this run missing"),
+        (HALF, tiny.OPTIMIZER, f"params/decoder/norm/scale: checkpoint (32,) {F32}, this run (32,) bfloat16"),
+        (BARE, tiny.OPTIMIZER, f"params/decoder/layers/mlp/up/bias: checkpoint (2, 128) {F32}, this run missing"),
         (tiny.GPT, LION, f"training/opt_state/0/nu/embedding/embedding: checkpoint (64, 32) {F32}, this run missing"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from model import parameters
 from model.build import build
-from model.losses import causal_lm
+from model.losses import language_model_loss
 from model.sharding import PRESETS, ShardingRules
 from tests import tiny
 from train.mesh import batch_sharding, place_batch
@@ -31,7 +31,7 @@ def trained(config, mesh, rules=None, *, optimizer=tiny.OPTIMIZER, microbatches=
         shardings = jax.tree.map(lambda x: x.sharding, target)
         state = jax.jit(lambda seed: init_state(model, made, seed), out_shardings=shardings)(jnp.uint32(0))
         step = make_train_step(
-            causal_lm(model),
+            language_model_loss(model, rules),
             made,
             make_schedule(optimizer, STEPS),
             rules,
@@ -128,7 +128,7 @@ def test_every_optimiser_trains_the_same_on_a_mesh(name):
     if name == "adafactor":
         # Of the MLP's (2, 128, 256) kernel: sums over the width 256 keep (layers, embed), over 128 (layers, mlp).
         factored = state.opt_state[0][0]
-        up = [getattr(factored, name)["layers"]["mlp"]["up"]["kernel"] for name in ("v_row", "v_col")]
+        up = [getattr(factored, name)["decoder"]["layers"]["mlp"]["up"]["kernel"] for name in ("v_row", "v_col")]
         assert [(x.shape, tuple(x.sharding.spec)) for x in up] == [
             ((2, 128), (None, "fsdp")),
             ((2, 256), (None, "tensor")),

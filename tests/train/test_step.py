@@ -9,7 +9,7 @@ import pytest
 
 from model import parameters
 from model.build import build
-from model.losses import Sums, causal_lm
+from model.losses import Sums, language_model_loss
 from model.sharding import ShardingRules
 from tests import tiny
 from train.optimizers import make_optimizer, make_schedule
@@ -30,7 +30,13 @@ def made(**changes):
     model = build(tiny.GPT)
     optimizer = make_optimizer(c, parameters.weights(model))
     step = make_train_step(
-        causal_lm(model), optimizer, make_schedule(c, 20), RULES, microbatches=1, clip_norm=c.clip_norm, seed=0
+        language_model_loss(model),
+        optimizer,
+        make_schedule(c, 20),
+        RULES,
+        microbatches=1,
+        clip_norm=c.clip_norm,
+        seed=0,
     )
     state = jax.jit(lambda: init_state(model, optimizer, jnp.uint32(0)))()
     return model, jax.jit(step), state
@@ -42,7 +48,7 @@ def test_microbatches_1_and_4_give_equal_gradients():
     assert len({row.sum() for row in batch["weights"]}) > 1  # rows count differently
 
     def run(microbatches):
-        call = jax.jit(lambda p, b: gradients(causal_lm(model), RULES, p, b, jax.random.key(0), microbatches))
+        call = jax.jit(lambda p, b: gradients(language_model_loss(model), RULES, p, b, jax.random.key(0), microbatches))
         return call(state.params, batch)
 
     (one, sums), (four, four_sums) = run(1), run(4)
@@ -54,7 +60,7 @@ def test_microbatches_1_and_4_give_equal_gradients():
 def test_the_loss_is_the_mean_over_predicted_tokens():
     model, step, state = made()
     batch = tiny.batch()
-    sums = jax.jit(lambda p: causal_lm(model)(p, batch, None))(state.params)
+    sums = jax.jit(lambda p: language_model_loss(model)(p, batch, None))(state.params)
     _, metrics = step(state, batch)
     assert float(metrics["loss"]) == pytest.approx(float(sums.loss) / batch["weights"].sum(), rel=1e-5)
     assert float(metrics["tokens"]) == batch["weights"].sum()
@@ -116,7 +122,7 @@ def test_bf16_parameters_keep_their_type_and_f32_statistics_step_after_step():
         model = build(dataclasses.replace(tiny.GPT, param_dtype="bfloat16"))
         optimizer = make_optimizer(c, parameters.weights(model))
         step = make_train_step(
-            causal_lm(model), optimizer, make_schedule(c, 20), RULES, microbatches=1, clip_norm=1.0, seed=0
+            language_model_loss(model), optimizer, make_schedule(c, 20), RULES, microbatches=1, clip_norm=1.0, seed=0
         )
         before = jax.eval_shape(lambda model=model, optimizer=optimizer: init_state(model, optimizer, jnp.uint32(0)))
         after, _ = jax.eval_shape(step, before, tiny.batch())

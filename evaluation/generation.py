@@ -1,0 +1,217 @@
+"""Text from a network that predicts tokens: one `Generator` for decoders, encoder-decoders, recurrent nets, n-grams."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from evaluation.network import Network
+from model.beam import Beams
+from model.decoding import Decoder
+from model.sampling import Sampling
+
+INCOMPLETE = "\ufffd"  # what a tokeniser decodes half a character to
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+    """What was generated for one prompt.
+
+    Attributes:
+        text: without the prompt, the stop string and the end of the text. ids: the tokens, the end included.
+        logprobs: of each token in the model's own distribution, where they were asked for.
+        score: of beam search: the sum of log-probabilities over length^penalty.
+    """
+
+    text: str
+    ids: list[int]
+    logprobs: list[float] | None = None
+    score: float | None = None
+
+
+class Generator:
+    """Continues token ids and writes the text."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._decoder = Decoder(network.network, network.config, network.rules)
+        eos = network.tokenizer.eos_id
+        self._options = {"vocab_limit": network.tokenizer.vocab_size, "eos_ids": () if eos is None else (eos,)}
+
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[int],
+        max_tokens: int,
+        num_samples: int = 1,
+        stop: str | Sequence[str] = (),
+        logprobs: bool = False,
+        sources: Sequence[Sequence[int]] = (),
+        **sampling: Any,
+    ) -> "Stream":
+        """The rows of all prompts, `num_samples` for each, as they are written; settings are checked at once."""
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        if "" in stops:
+            raise ValueError("a stop string is empty: every text contains it")
+        tokenizer = self._network.tokenizer
+        rows = [_Row(tokenizer.decode, stops, self._options["eos_ids"]) for _ in range(len(prompts) * num_samples)]
+
+        def finished(tokens_BN: np.ndarray) -> list[bool]:
+            return [row.add(ids) for row, ids in zip(rows, tokens_BN.tolist(), strict=True)]
+
+        with jax.set_mesh(self._network.mesh):
+            chunks = self._decoder.stream(
+                self._network.params,
+                prompts,
+                max_tokens=max_tokens,
+                sampling=Sampling(**sampling),
+                # Other prompts get other draws: the same ones would make all rows alike.
+                seeds=[_seed(seed, prompts, sources, row // num_samples) for row, seed in enumerate(seeds)],
+                num_samples=num_samples,
+                logprobs=logprobs,
+                sources=sources,
+                finished=finished,
+                **self._options,
+            )
+        return Stream(chunks, rows, self._network)
+
+    def beams(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        num_beams: int,
+        num_samples: int,
+        length_penalty: float,
+        early_stopping: bool | str,
+        sources: Sequence[Sequence[int]] = (),
+        **sampling: Any,
+    ) -> list[list[Continuation]]:
+        """The `num_samples` best continuations of each prompt that beam search finds, best first."""
+        with jax.set_mesh(self._network.mesh):
+            found = self._decoder.beam(
+                self._network.params,
+                prompts,
+                max_tokens=max_tokens,
+                beams=Beams(num_beams, length_penalty, early_stopping),
+                num_return=num_samples,
+                sampling=Sampling(**{"temperature": 0.0, **sampling}),
+                sources=sources,
+                **self._options,
+            )
+        decode = self._network.tokenizer.decode
+        return [[Continuation(decode(h.tokens), h.tokens, None, h.score) for h in row] for row in found]
+
+    def run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        seed: int = 0,
+        num_samples: int = 1,
+        num_beams: int = 0,
+        length_penalty: float = 1.0,
+        early_stopping: bool | str = False,
+        stop: str | Sequence[str] = (),
+        logprobs: bool = False,
+        sources: Sequence[Sequence[int]] = (),
+        **sampling: Any,
+    ) -> list[list[Continuation]]:
+        """`num_samples` continuations of each prompt: drawn, or with `num_beams` searched."""
+        if num_beams:
+            if stop or logprobs or seed:
+                raise ValueError("num_beams goes without stop, logprobs and seed: beam search draws nothing")
+            options = {"length_penalty": length_penalty, "early_stopping": early_stopping, "sources": sources}
+            counts = {"max_tokens": max_tokens, "num_beams": num_beams, "num_samples": num_samples}
+            return self.beams(prompts, **counts, **options, **sampling)
+        if length_penalty != 1.0 or early_stopping:
+            raise ValueError("length_penalty and early_stopping belong to beam search: set num_beams")
+        seeds = [seed + sample for _ in prompts for sample in range(num_samples)]
+        options = {"num_samples": num_samples, "stop": stop, "logprobs": logprobs, "sources": sources}
+        stream = self.stream(prompts, seeds=seeds, max_tokens=max_tokens, **options, **sampling)
+        for _ in stream:
+            pass
+        rows = stream.continuations()
+        return [rows[first : first + num_samples] for first in range(0, len(rows), num_samples)]
+
+
+class Stream:
+    """Yields the next piece of text of every row, as it comes; afterwards `continuations` has it all."""
+
+    def __init__(self, chunks: Iterator[Any], rows: "list[_Row]", network: Network) -> None:
+        self._chunks, self._rows, self._network = chunks, rows, network
+
+    def __iter__(self) -> Iterator[list[str]]:
+        while True:
+            with jax.set_mesh(self._network.mesh):  # not across a yield: there the caller's own mesh must hold
+                chunk = next(self._chunks, None)
+            if chunk is None:
+                break
+            if chunk.logprobs_BN is not None:
+                for row, logprobs in zip(self._rows, chunk.logprobs_BN.tolist(), strict=True):
+                    row.logprobs.extend(logprobs)
+            yield [row.write() for row in self._rows]
+        yield [row.close() for row in self._rows]
+
+    def continuations(self) -> list[Continuation]:
+        """What each row has so far."""
+        return [row.continuation() for row in self._rows]
+
+
+class _Row:
+    """Ids of one row to text, piece by piece: half a character, or the begin of a stop string, waits for the rest."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str], eos_ids: Sequence[int]) -> None:
+        self._decode, self._stops, self._eos_ids = decode, stops, eos_ids
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self._text, self._written, self._ended = "", 0, False
+
+    def add(self, ids: Sequence[int]) -> bool:
+        """Takes the next tokens; whether the text has ended."""
+        for token in ids if not self._ended else ():
+            self.ids.append(token)
+            self._ended = token in self._eos_ids
+            if self._stops:
+                self._text = self._decode(self.ids)
+                self._ended |= self._cut()
+            if self._ended:
+                break
+        if not self._stops:
+            self._text = self._decode(self.ids)
+        return self._ended
+
+    def write(self) -> str:
+        """The text that is certain by now."""
+        if self._ended:
+            return self._take(len(self._text))
+        end = len(self._text.rstrip(INCOMPLETE))
+        begins = (
+            size for stop in self._stops for size in range(1, len(stop)) if self._text[:end].endswith(stop[:size])
+        )
+        return self._take(end - max(begins, default=0))
+
+    def close(self) -> str:
+        return self._take(len(self._text))
+
+    def continuation(self) -> Continuation:
+        return Continuation(self._text, self.ids, self.logprobs[: len(self.ids)] or None)
+
+    def _cut(self) -> bool:
+        places = [place for stop in self._stops if (place := self._text.find(stop)) >= 0]
+        if places:
+            self._text = self._text[: min(places)]
+        return bool(places)
+
+    def _take(self, end: int) -> str:
+        piece, self._written = self._text[self._written : end], max(self._written, end)
+        return piece
+
+
+def _seed(seed: int, prompts: Sequence[Sequence[int]], sources: Sequence[Sequence[int]], row: int) -> int:
+    text = [*sources[row], -1, *prompts[row]] if sources else list(prompts[row])
+    return zlib.crc32(f"{seed} {text}".encode())

@@ -1,0 +1,110 @@
+"""A network with its weights and tokeniser: ids in, numbers out. What the language models of each family share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from data.tokenizers import Tokenizer
+from model.build import build
+from model.config import ModelConfig
+from model.sharding import ShardingRules
+from model.transformer import apply
+
+BATCH = 32  # texts that are embedded or scored at once
+
+
+class Network:
+    """Weights on a mesh, and what turns text into their ids.
+
+    Attributes:
+        params: the tree of weights. config: the resolved `ModelConfig`. tokenizer: text to ids and back.
+    """
+
+    def __init__(
+        self, config: ModelConfig, params: Any, tokenizer: Tokenizer, mesh: Mesh, rules: ShardingRules | None = None
+    ) -> None:
+        self.config, self.params, self.tokenizer, self.mesh = config.resolved(), params, tokenizer, mesh
+        self.rules = rules or ShardingRules()
+        self.network = build(config, self.rules)
+
+        def part(params: Any, name: str, ids_BT: jax.Array, options: dict[str, Any]) -> jax.Array:
+            return getattr(apply(self.network, params, ids_BT, **options), name)
+
+        self._part = jax.jit(part, static_argnames="name")
+
+    def run(self, name: str, ids_BT: Any, **options: Any) -> np.ndarray:
+        """One part of the network's `Output`, as float32. Options that are None are left out.
+
+        Raises:
+            ValueError: ids of another shape or type, or outside the vocabulary; a text longer than the context.
+        """
+        given = {key: np.asarray(value) for key, value in options.items() if value is not None}
+        arrays = {"ids_BT": np.asarray(ids_BT), **given}
+        if name == "logits" and self.config.head in ("pooler", "none"):
+            raise ValueError(f"this network has head {self.config.head!r}: it puts out hidden states, no logits")
+        for key, array in arrays.items():
+            if array.ndim != 2 or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
+                raise ValueError(
+                    f"{_plain(key)} has shape {array.shape} and type {array.dtype}: pass integers of shape "
+                    "(batch, length)"
+                )
+            beside = arrays["source_BS" if key == "source_segments_BS" else "ids_BT"]
+            if key != "source_BS" and array.shape != beside.shape:
+                raise ValueError(f"{_plain(key)} has shape {array.shape}, the ids have {beside.shape}")
+        for key in arrays.keys() & {"ids_BT", "source_BS"}:
+            self._check_ids(_plain(key), arrays[key])
+        arrays = {key: array.astype(np.int32) for key, array in arrays.items()}
+        with jax.set_mesh(self.mesh):
+            part = self._part(self.params, name, arrays.pop("ids_BT"), arrays)
+            return np.asarray(jax.device_get(part), np.float32)
+
+    def padded(self, texts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Texts in one array, padded on the right, and the mask that is 1 on their tokens; each int32 (B, T)."""
+        for number, text in enumerate(texts):
+            if not text:
+                raise ValueError(f"text {number} has no tokens: pass at least one")
+        pad = self.tokenizer.special_ids.get("pad", 0)
+        length = max(map(len, texts))
+        ids = np.full((len(texts), length), pad, np.int32)
+        mask = np.zeros_like(ids)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)], mask[row, : len(text)] = text, 1
+        return ids, mask
+
+    def embed(self, texts: str | Sequence[str]) -> np.ndarray:
+        """One vector a text, float32 (texts, embed_dim) (or (embed_dim,) of one string): the mean over its tokens of
+        what the encoder, or a decoder's last norm, puts out. Not normalised (Reimers & Gurevych 2019, mean pooling).
+        """
+        if isinstance(texts, str):
+            return self.embed([texts])[0]
+        rows = [self.tokenizer.wrap(ids) for ids in map(self.tokenizer.encode, texts)]
+        parts = [np.zeros((0, self.config.embed_dim), np.float32)]
+        for first in range(0, len(rows), BATCH):
+            ids, mask = self.padded(rows[first : first + BATCH])
+            hidden_BTD = self._states(ids, mask)
+            parts.append((hidden_BTD * mask[:, :, None]).sum(1) / mask.sum(1, keepdims=True))
+        return np.concatenate(parts)
+
+    def _states(self, ids_BT: np.ndarray, mask_BT: np.ndarray) -> np.ndarray:
+        """What `embed` averages."""
+        return self.run("hidden_BTD", ids_BT, segments_BT=mask_BT)
+
+    def _check_ids(self, name: str, ids: np.ndarray) -> None:
+        attends = self.config.architecture in ("decoder", "encoder", "encoder_decoder")
+        bounded = attends and self.config.positions == "learned"
+        if bounded and ids.shape[1] > self.config.max_length:
+            raise ValueError(f"{ids.shape[1]} tokens do not fit the context of {self.config.max_length}: cut the input")
+        if ids.size and (ids.min() < 0 or ids.max() >= self.config.vocab_size):
+            raise ValueError(
+                f"{name} run from {ids.min()} to {ids.max()}: the vocabulary is 0 to {self.config.vocab_size - 1}"
+            )
+
+
+def _plain(key: str) -> str:
+    """What a caller knows an argument of the network as."""
+    return {"ids_BT": "ids", "segments_BT": "mask", "source_BS": "ids", "source_segments_BS": "mask"}.get(
+        key, key.rsplit("_", 1)[0]
+    )

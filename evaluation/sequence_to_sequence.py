@@ -1,0 +1,110 @@
+"""An encoder-decoder as one object: text in, another text out (T5, the Transformer of 2017)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from data.tokenizers import Tokenizer
+from evaluation.generation import Generator
+from evaluation.language_model import plain
+from evaluation.network import BATCH, Network
+from evaluation.special_text import decode_filled, encode_marked
+from model.config import ModelConfig
+from model.losses import language_model_loss
+from model.sharding import ShardingRules
+
+
+class SequenceToSequence(Network):
+    """An encoder-decoder with its weights and tokeniser.
+
+    Attributes:
+        params: the tree of weights. config: the resolved `ModelConfig`. tokenizer: text to ids and back.
+    """
+
+    def __init__(
+        self, config: ModelConfig, params: Any, tokenizer: Tokenizer, mesh: Mesh, rules: ShardingRules | None = None
+    ) -> None:
+        super().__init__(config, params, tokenizer, mesh, rules)
+        self._generator = Generator(self)
+        loss = language_model_loss(self.network, self.rules)
+        self._sums = jax.jit(lambda params, batch: loss(params, batch, None))
+
+    def logits(self, ids: Any, decoder_ids: Any, mask: Any = None, decoder_mask: Any = None) -> np.ndarray:
+        """Float32 (batch, decoder length, vocab): scores of the token after each of `decoder_ids`.
+
+        `ids` (batch, length) is what the encoder reads; `mask` is 1 on its tokens and 0 on padding.
+        """
+        return self.run("logits", decoder_ids, segments_BT=decoder_mask, source_BS=ids, source_segments_BS=mask)
+
+    def hidden(self, ids: Any, mask: Any = None) -> np.ndarray:
+        """Float32 (batch, length, embed_dim): what the encoder puts out."""
+        ids = np.asarray(ids)
+        start = np.full((len(ids), 1), self.config.decoder_start_id)
+        return self.run("source_BSD", start, source_BS=ids, source_segments_BS=mask)
+
+    def loss(self, texts: str | Sequence[str], targets: str | Sequence[str]) -> float:
+        """Mean nats per token of the targets, each the answer to its text; ends of text count."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        targets = [targets] if isinstance(targets, str) else list(targets)
+        if len(texts) != len(targets):
+            raise ValueError(f"{len(texts)} texts and {len(targets)} targets: give one target for each text")
+        nats = tokens = 0.0
+        for first in range(0, len(texts), BATCH):
+            answers = [self._wrapped(text) for text in targets[first : first + BATCH]]
+            target_BT, mask_BT = self.padded(answers)
+            source_BS, source_mask_BS = self.padded([self._wrapped(text) for text in texts[first : first + BATCH]])
+            batch = {
+                "inputs": np.pad(target_BT, ((0, 0), (1, 0)), constant_values=self.config.decoder_start_id)[:, :-1],
+                "targets": target_BT,
+                "weights": mask_BT.astype(np.float32),
+                "source": source_BS,
+                "source_segments": source_mask_BS,
+            }
+            with jax.set_mesh(self.mesh):
+                sums = jax.device_get(self._sums(self.params, batch))
+            nats, tokens = nats + float(sums.loss), tokens + float(sums.weight)
+        return nats / tokens
+
+    def generate(
+        self, texts: str | Sequence[str], *, max_tokens: int, seed: int = 0, details: bool = False, **options: Any
+    ) -> Any:
+        """Answers each text by up to `max_tokens` tokens. Arguments and results are those of `LanguageModel.generate`.
+
+        `<extra_0>`, `<extra_1>`, … in a text are sentinels.
+        """
+        batch = [texts] if isinstance(texts, str) else list(texts)
+        logprobs = details and not options.get("num_beams")
+        sources = [self._wrapped(text) for text in batch]
+        prompts: list[list[int]] = [[] for _ in batch]
+        found = self._generator.run(
+            prompts, sources=sources, max_tokens=max_tokens, seed=seed, logprobs=logprobs, **options
+        )
+        return plain(found, alone=isinstance(texts, str), samples=options.get("num_samples", 1), details=details)
+
+    def stream(self, texts: Sequence[str], *, max_tokens: int, seeds: Sequence[int], **options: Any) -> Any:
+        """Yields the next piece of every answer, as it comes, as `LanguageModel.stream`."""
+        sources = [self._wrapped(text) for text in texts]
+        prompts: list[list[int]] = [[] for _ in texts]
+        return iter(self._generator.stream(prompts, sources=sources, seeds=seeds, max_tokens=max_tokens, **options))
+
+    def fill(self, text: str, *, max_tokens: int, seed: int = 0, **options: Any) -> str:
+        """The text with each of its sentinels, `<extra_0>`, `<extra_1>`, …, replaced by what the model puts there."""
+        answer = self.generate(text, max_tokens=max_tokens, seed=seed, details=True, **options)
+        return decode_filled(self.tokenizer, encode_marked(self.tokenizer, text), answer.ids)
+
+    def complete(self, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int) -> list[str]:
+        """Each prompt with its sentinels filled: what a sample in the middle of training shows."""
+        return [self.fill(text, max_tokens=max_tokens, temperature=temperature, seed=seed) for text in prompts]
+
+    def check(self, prompt: str) -> None:
+        """Raises ValueError for a prompt that `complete` could not read."""
+        self.stream([prompt], max_tokens=1, seeds=[0])
+
+    def _wrapped(self, text: str) -> list[int]:
+        return self.tokenizer.wrap(encode_marked(self.tokenizer, text))
+
+    def _states(self, ids_BT: np.ndarray, mask_BT: np.ndarray) -> np.ndarray:
+        return self.hidden(ids_BT, mask_BT)

@@ -1,0 +1,39 @@
+"""Special ids in text: `<mask>` or `<extra_0>` in a prompt becomes the id, and what was filled in becomes text."""
+
+import re
+from collections.abc import Sequence
+
+from data.tokenizers import Tokenizer
+
+_MARK = re.compile("<(mask|extra_[0-9]+)>")
+
+
+def encode_marked(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text in which `<mask>`, `<extra_0>`, … stand for special ids; nothing is put around it.
+
+    Raises:
+        ValueError: a mark that the tokeniser has no id for.
+    """
+    ids: list[int] = []
+    for part, piece in enumerate(_MARK.split(text)):
+        if part % 2 == 0:
+            ids += tokenizer.encode(piece) if piece else []
+        elif piece in tokenizer.special_ids:
+            ids.append(tokenizer.special_ids[piece])
+        else:
+            raise ValueError(f"the text has <{piece}>, for which this tokeniser has no id")
+    return ids
+
+
+def decode_filled(tokenizer: Tokenizer, ids: Sequence[int], answer: Sequence[int]) -> str:
+    """The text of `ids`, each sentinel replaced by what follows it in `answer` (Raffel et al. 2020, figure 2)."""
+    sentinels = {id for name, id in tokenizer.special_ids.items() if name.startswith("extra_")}
+    spans: dict[int, list[int]] = {}
+    current: list[int] = []
+    for token in answer:
+        if token in sentinels:
+            current = spans.setdefault(token, [])
+        else:
+            current.append(token)
+    filled = [part for token in ids for part in (spans.get(token, []) if token in sentinels else [token])]
+    return tokenizer.decode(filled)

@@ -1,0 +1,92 @@
+"""What a run shows of what it has learnt: held-out scores, samples, and a last word."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from data.corpus import Corpus
+from data.loader import held_out_batches
+from evaluation.ask import AnyModel, ask
+from evaluation.held_out import make_evaluator
+from launch.experiment import Experiment
+from launch.program import Program
+from studies.plot import plot_runs
+from train.console import Console, duration
+from train.mesh import place_batch
+from train.records import read_metrics
+
+# Objectives that predict text token by token, whose loss is a length in bits.
+CODES = ("causal_lm", "prefix_lm")
+
+
+def placer(program: Program) -> Callable[[Any], dict[str, jax.Array]]:
+    """Rows of this process to arrays on the mesh."""
+    return lambda batch: place_batch(batch, program.batch_sharding)
+
+
+def evaluator(experiment: Experiment, program: Program, corpus: Corpus) -> Callable[[Any], dict[str, float]]:
+    """`evaluate(params)` on the held-out text."""
+    batches = held_out_batches(
+        corpus.held_out,
+        batch_size=experiment.train.global_batch // experiment.train.microbatches,
+        max_sequences=experiment.train.eval_sequences,
+        objective=program.objective,
+    )
+    sizes = program.tokenizer.token_bytes_V if experiment.objective.name in CODES else None
+    return make_evaluator(program.loss_fn, list(batches), placer(program), sizes)
+
+
+def sampler(experiment: Experiment, program: Program, folder: Path, console: Console) -> Callable[[Any, int], None]:
+    """`sample(params, step)`: answers the prompts of the config with the parameters of the moment, on their mesh."""
+    lm = ask(program.config, None, program.tokenizer, program.mesh, experiment.rules)
+    # A prompt that the model cannot answer is found now, not after the last step.
+    for prompt in experiment.train.sample_prompts:
+        lm.check(prompt)
+
+    def sample(params: Any, step: int) -> None:
+        lm.params = params
+        write_samples(lm, experiment, folder, step, console)
+
+    return sample
+
+
+def write_samples(lm: AnyModel, experiment: Experiment, folder: Path, step: int, console: Console) -> None:
+    """The prompts of the config with what `lm` makes of them, on the console and in samples.md."""
+    t = experiment.train
+    if not t.sample_prompts:
+        return
+    options = {"max_tokens": t.sample_tokens, "temperature": t.sample_temperature, "seed": experiment.seed}
+    texts = lm.complete(t.sample_prompts, **options)
+    for number, text in enumerate(texts, 1):
+        console.say(f"\n--- sample {number}\n{text}\n")
+    with open(folder / "samples.md", "a", encoding="utf-8") as file:
+        file.write(f"## Step {step}\n\n" + "\n".join(f"```\n{text}\n```\n" for text in texts) + "\n")
+
+
+def farewell(console: Console, folder: Path, experiment: Experiment, seconds: float, saved: Path) -> None:
+    """Scores, picture, and what to do next."""
+    last = [record for record in read_metrics(folder) if "eval/loss" in record][-1]
+    picture = plot_runs([folder], folder / "loss.png")
+    prompt = json.dumps(next(iter(experiment.train.sample_prompts), "def "))
+    bits = f"   {last['eval/bits_per_byte']:.3f} bits per byte" if "eval/bits_per_byte" in last else ""
+    ask_it = {
+        "encoder": f'tessera.load("{folder}").fill({prompt})',
+        "encoder_decoder": f'tessera.load("{folder}").fill({prompt}, max_tokens=50)',
+    }.get(experiment.model.architecture, f'tessera.load("{folder}").generate({prompt}, max_tokens=50)')
+    lines = [
+        f"\nheld-out loss {last['eval/loss']:.4f} nats/token   perplexity {last['eval/perplexity']:.2f}{bits}   "
+        f"after {last['step']} steps, {duration(seconds)}",
+        f"loss plot    {picture}",
+        f"saved        {saved}",
+        f"samples      {folder / 'samples.md'}\n",
+        "next:",
+        "  tessera train --config=… --config.run.dir=… --config.optimizer.peak_lr=1e-3   # another run",
+        f"  tessera plot {folder} …   # and their curves in one picture",
+        f"  python -c 'import tessera; print({ask_it})'",
+    ]
+    if experiment.model.architecture != "encoder":
+        lines.insert(5, f"  tessera generate --run={folder} --prompt={prompt} --max_tokens=200 --top_k=50")
+    console.say("\n".join(lines))

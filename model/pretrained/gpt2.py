@@ -1,0 +1,76 @@
+"""GPT-2 (Radford et al. 2019), as published with `"model_type": "gpt2"`."""
+
+from typing import Any
+
+from model.config import ModelConfig
+from model.pretrained.mapping import Family, Row, choose, name_of, one_rate, require
+
+ACTIVATIONS = {
+    "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_exact", "relu": "relu", "silu": "silu"
+}  # fmt: skip
+ALLOWED = {
+    "architectures": (None, ["GPT2LMHeadModel"], ["GPT2Model"]),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+}  # reorder_and_upcast_attn changes only the order of the same operations
+
+
+def config_from(keys: dict[str, Any]) -> ModelConfig:
+    require(keys, ALLOWED)
+    return ModelConfig(
+        vocab_size=keys["vocab_size"],
+        max_length=keys["n_positions"],
+        num_layers=keys["n_layer"],
+        embed_dim=keys["n_embd"],
+        num_heads=keys["n_head"],
+        mlp_dim=keys.get("n_inner") or 0,
+        mlp=choose(keys, "activation_function", "gelu_new", ACTIVATIONS),
+        norm_epsilon=keys.get("layer_norm_epsilon", 1e-5),
+        tied_output=keys.get("tie_word_embeddings", True),
+        dropout=one_rate(keys, dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.1)),
+        init_std=keys.get("initializer_range", 0.02),
+    )
+
+
+def config_to(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": config.vocab_size,
+        "n_positions": config.max_length,
+        "n_layer": config.num_layers,
+        "n_embd": config.embed_dim,
+        "n_head": config.num_heads,
+        "n_inner": config.mlp_dim,
+        "activation_function": name_of(ACTIVATIONS, config.mlp, "mlp"),
+        "layer_norm_epsilon": config.norm_epsilon,
+        "tie_word_embeddings": config.tied_output,
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
+        "initializer_range": config.init_std,
+    }
+
+
+# Its linear maps are (in, out), unlike those of the other families; c_attn is the query, the key and the value.
+LAYER, THEIRS = "decoder/layers", "transformer.h.{layer}"
+ROWS = [
+    Row("embedding/embedding", "transformer.wte.weight", "V D -> V D"),
+    Row("decoder/positions", "transformer.wpe"),
+    Row(f"{LAYER}/attention_norm", f"{THEIRS}.ln_1"),
+    Row(f"{LAYER}/attention/query", f"{THEIRS}.attn.c_attn", "D (0/3 H K) -> D H K", "(0/3 H K) -> H K"),
+    Row(f"{LAYER}/attention/key", f"{THEIRS}.attn.c_attn", "D (1/3 H K) -> D H K", "(1/3 H K) -> H K"),
+    Row(f"{LAYER}/attention/value", f"{THEIRS}.attn.c_attn", "D (2/3 H K) -> D H K", "(2/3 H K) -> H K"),
+    Row(f"{LAYER}/attention/output", f"{THEIRS}.attn.c_proj", "(H K) D -> H K D"),
+    Row(f"{LAYER}/mlp_norm", f"{THEIRS}.ln_2"),
+    Row(f"{LAYER}/mlp/up", f"{THEIRS}.mlp.c_fc"),
+    Row(f"{LAYER}/mlp/down", f"{THEIRS}.mlp.c_proj"),
+    Row("decoder/norm", "transformer.ln_f"),
+    Row("head/output", "lm_head", "V D -> D V"),
+]
+FAMILY = Family(
+    config_from,
+    config_to,
+    lambda config: ROWS,
+    prefix="transformer.",
+    ignored=r"h\.\d+\.attn\.(masked_)?bias",  # the causal mask
+    duplicates={"lm_head.weight": "wte.weight"},
+)

@@ -15,7 +15,8 @@ from data.tokenizer_checks import checked_ids, joined
 if TYPE_CHECKING:
     from data.tokenizers import Tokenizer
 
-_NAME = re.compile("pad|eos|bos|unk|mask|cls|sep|extra_[0-9]{1,2}")
+NAMES = "pad, eos, bos, unk, mask, cls, sep, extra_0 to extra_99, mode_r, mode_s, mode_x"
+_NAME = re.compile("pad|eos|bos|unk|mask|cls|sep|extra_[0-9]{1,2}|mode_[rsx]")
 
 
 class WithSpecials:
@@ -28,10 +29,10 @@ class WithSpecials:
     kind = "with_specials"
 
     def __init__(self, base: "Tokenizer", names: Sequence[str]):
-        """Raises DataError for a name twice, or one beside pad eos bos unk mask cls sep extra_0 ... extra_99."""
+        """Raises DataError for a name twice, or one that is not in `NAMES`."""
         for at, name in enumerate(names):
             if not _NAME.fullmatch(name) or name in names[:at]:
-                why = "given twice" if name in names[:at] else "not pad eos bos unk mask cls sep or extra_0 to extra_99"
+                why = "given twice" if name in names[:at] else f"none of {NAMES}"
                 raise DataError(f"special token {name!r} is {why}")
         self.base = base
         self.names = tuple(names)

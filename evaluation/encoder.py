@@ -41,17 +41,17 @@ class Encoder(Network):
 
     def hidden(self, ids: Any, mask: Any = None, token_types: Any = None) -> np.ndarray:
         """Float32 (batch, length, embed_dim): what the encoder puts out; `mask` is 1 on tokens, 0 on padding."""
-        return self._part("hidden_BTD", ids, mask, token_types)
+        return self._read("hidden_BTD", ids, mask, token_types)
 
     def logits(self, ids: Any, mask: Any = None, token_types: Any = None) -> np.ndarray:
         """Float32, what the head puts out: (batch, length, vocab), (batch, labels) or (batch, length, labels or 2)."""
-        return self._part("logits", ids, mask, token_types)
+        return self._read("logits", ids, mask, token_types)
 
     def pooled(self, ids: Any, mask: Any = None, token_types: Any = None) -> np.ndarray:
         """Float32 (batch, embed_dim): the first token behind the pooler, where there is one."""
         if self.config.head not in ("pooler", "classification", "pretraining"):
             raise ValueError(f"this network has head {self.config.head!r}, which has no pooler")
-        return self._part("pooled_BD", ids, mask, token_types)
+        return self._read("pooled_BD", ids, mask, token_types)
 
     def loss(self, texts: str | Sequence[str]) -> float:
         """Mean nats per token, each predicted from all others: the pseudo-likelihood of Salazar et al. (2020)."""
@@ -108,7 +108,7 @@ class Encoder(Network):
             )
         return self.tokenizer.special_ids["mask"]
 
-    def _part(self, name: str, ids: Any, mask: Any, token_types: Any) -> np.ndarray:
+    def _read(self, name: str, ids: Any, mask: Any, token_types: Any) -> np.ndarray:
         if token_types is not None and not self.config.token_types:
             if np.any(np.asarray(token_types)):
                 raise ValueError("token_types are given, but this network has no table of them")

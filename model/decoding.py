@@ -77,9 +77,8 @@ def prefill(
 ) -> DecodeState:
     """Reads left-padded prompts (segment 0 is padding) into an empty cache; `source` is as in `EncoderDecoder`."""
     positions_BT = jnp.maximum(jnp.cumsum(segments_BT, axis=1) - 1, 0)
-    output = apply(
-        model, params, ids_BT, segments_BT=segments_BT, positions_BT=positions_BT, cache=cache, last=True, **source
-    )
+    inputs = {"segments_BT": segments_BT, "positions_BT": positions_BT, **source}
+    output = apply(model, params, ids_BT, cache=cache, last=True, **inputs)
     finished_B = jnp.zeros(len(ids_BT), bool)
     return DecodeState(output.cache, output.logits[:, 0], positions_BT[:, -1] + 1, finished_B, jnp.int32(0))
 
@@ -90,9 +89,8 @@ def advance(model: nn.Module, params: Any, state: DecodeState, token_B: jax.Arra
     history_BS = state.history_BS
     if history_BS is not None:
         history_BS = jnp.concatenate([history_BS[:, 1:], token_B[:, None]], axis=1)
-    return DecodeState(
-        output.cache, output.logits[:, 0], state.position_B + 1, state.finished_B, state.count + 1, history_BS
-    )
+    moved = {"position_B": state.position_B + 1, "count": state.count + 1}
+    return state.replace(cache=output.cache, logits_BV=output.logits[:, 0], history_BS=history_BS, **moved)
 
 
 def generate(
@@ -227,6 +225,8 @@ class Decoder:
         if not 0 <= min(seeds) <= max(seeds) < 2**32:
             raise ValueError(f"seed {min(seeds) if min(seeds) < 0 else max(seeds)}: use 0 to {2**32 - 1}")
 
+        limits = {"capacity": CHUNK, "vocab_limit": vocab_limit, "eos_ids": eos_ids, "logprobs": logprobs}
+
         def chunks() -> Iterator[Chunk]:
             texts = self._even(begin)
             key_seeds = list(seeds) + [seeds[0]] * (len(texts.texts) * num_samples - rows)
@@ -243,17 +243,7 @@ class Decoder:
                     again = self._prefill(params, texts.arrays(used), slots=slots)
                     state = again.replace(count=state.count, finished_B=state.finished_B, history_BS=state.history_BS)
                 n = min(CHUNK, max_tokens - produced, self._limit + 1 - used)
-                state, tokens, logps = self._generate(
-                    params,
-                    state,
-                    keys_B,
-                    checked,
-                    jnp.int32(n),
-                    capacity=CHUNK,
-                    vocab_limit=vocab_limit,
-                    eos_ids=eos_ids,
-                    logprobs=logprobs,
-                )
+                state, tokens, logps = self._generate(params, state, keys_B, checked, jnp.int32(n), **limits)
                 tokens_BN, logprobs_BN = jax.device_get((tokens, logps))
                 texts.extend(tokens_BN[:, :n])
                 produced, used = produced + n, used + n
@@ -305,8 +295,7 @@ class Decoder:
                 f"search does not move: set max_tokens to at most {room}, or shorten the prompts"
             )
         state, _, _ = self._begin(params, self._even(begin), max_tokens, checked)
-        capacity = round_up(max_tokens, BUCKET)
-        limits = {"capacity": capacity, "vocab_limit": vocab_limit, "eos_ids": eos_ids}
+        limits = {"capacity": round_up(max_tokens, BUCKET), "vocab_limit": vocab_limit, "eos_ids": eos_ids}
         ended = jax.device_get(self._search(params, state, checked, beams, jnp.int32(max_tokens), **limits))
         return [
             [

@@ -104,15 +104,14 @@ def candidates(logits_BV: jax.Array, sampling: Sampling) -> tuple[jax.Array, jax
 
 def keep_nucleus(logits_BV: jax.Array, mass: Number) -> jax.Array:
     """The smallest set of the most likely tokens that holds `mass` (Holtzman et al. 2020, eq. 2), and their equals."""
-    logp_BV = jax.nn.log_softmax(logits_BV)
-    return _keep_nearest(logits_BV, -logp_BV, logp_BV, mass)
+    return _keep_nearest(logits_BV, jax.nn.log_softmax(logits_BV), mass)
 
 
 def keep_typical(logits_BV: jax.Array, mass: Number) -> jax.Array:
     """The smallest set that holds `mass` whose surprise is nearest to the entropy (Meister et al. 2023, eq. 10)."""
     logp_BV = jax.nn.log_softmax(logits_BV)
     entropy_B1 = -jnp.sum(jnp.where(logp_BV > -jnp.inf, jnp.exp(logp_BV) * logp_BV, 0.0), axis=-1, keepdims=True)
-    return _keep_nearest(logits_BV, jnp.abs(-logp_BV - entropy_B1), logp_BV, mass)
+    return _keep_nearest(logits_BV, logp_BV + entropy_B1, mass)
 
 
 def keep_min_p(logits_BV: jax.Array, part: Number) -> jax.Array:
@@ -154,14 +153,14 @@ def _mark(ids_BS: jax.Array, where_BS: jax.Array, V: int) -> jax.Array:
     return jnp.zeros((len(ids_BS), V), bool).at[rows_B1, jnp.where(where_BS, ids_BS, V)].set(True, mode="drop")
 
 
-def _keep_nearest(logits_BV: jax.Array, distance_BV: jax.Array, logp_BV: jax.Array, mass: Number) -> jax.Array:
-    """Keeps the tokens up to the smallest distance at which the probability of all that are as near reaches `mass`.
+def _keep_nearest(logits_BV: jax.Array, distance_BV: jax.Array, mass: Number) -> jax.Array:
+    """The smallest set of tokens that holds `mass`, those with the least absolute distance, and their equals.
 
-    The distance is found by bisection on the bits of floats, which are ordered as the floats are if these are not
-    negative: 31 sums over the vocabulary are several times faster than sorting it.
+    The border is found by bisection on the bits of floats, which are ordered as positive floats are: 31 sums over the
+    vocabulary are several times faster than sorting it.
     """
-    bits_BV = jax.lax.bitcast_convert_type(jnp.abs(distance_BV.astype(jnp.float32)), jnp.int32)
-    p_BV = jnp.exp(logp_BV)
+    bits_BV = jax.lax.bitcast_convert_type(jnp.abs(distance_BV), jnp.int32)
+    p_BV = jax.nn.softmax(logits_BV)
 
     def halve(_: jax.Array, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low_B, high_B = bounds

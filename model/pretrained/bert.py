@@ -1,11 +1,9 @@
 """BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019), with each of their heads."""
 
-import re
 from typing import Any
 
 from model.config import LABELLED, ModelConfig
-from model.pretrained.mapping import Family, Row, choose, name_of, one_rate, require
-from model.pretrained.safetensors_files import WeightsError
+from model.pretrained.mapping import Family, Row, choose, name_of, one_rate, read_keys, require, write_keys
 
 ACTIVATIONS = {
     "gelu": "gelu_exact", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu", "silu": "silu"
@@ -19,12 +17,19 @@ HEADS = {  # end of the name of the published class -> our head
     "ForQuestionAnswering": "span",
 }
 CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
+KEYS = {
+    "vocab_size": ("vocab_size",), "type_vocab_size": ("token_types", 2), "num_hidden_layers": ("num_layers",),
+    "hidden_size": ("embed_dim",), "num_attention_heads": ("num_heads",), "intermediate_size": ("mlp_dim",),
+    "layer_norm_eps": ("norm_epsilon", 1e-12), "initializer_range": ("init_std", 0.02),
+}  # fmt: skip
 DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
 def config_from(keys: dict[str, Any]) -> ModelConfig:
     kind = keys["model_type"]
-    head = _head(keys.get("architectures"), CLASSES[kind])
+    classes = {CLASSES[kind] + end: head for end, head in HEADS.items() if kind == "bert" or head != "pretraining"}
+    first = keys["architectures"][0] if keys.get("architectures") else None
+    head = choose({"architectures": first}, "architectures", None, classes)
     mlp = choose(keys, "hidden_act", "gelu", ACTIVATIONS)
     dropout = one_rate(keys, dict.fromkeys(DROPOUT, 0.1))
     require(keys, {
@@ -38,23 +43,16 @@ def config_from(keys: dict[str, Any]) -> ModelConfig:
     offset = 0 if kind == "bert" else keys["pad_token_id"] + 1  # RoBERTa counts from behind the padding
     labels = len(keys["id2label"]) if keys.get("id2label") else keys.get("num_labels", 2)
     return ModelConfig(
+        **read_keys(keys, KEYS),
         architecture="encoder",
         head=head,
         num_labels=labels if head in LABELLED else 0,
-        vocab_size=keys["vocab_size"],
         max_length=keys["max_position_embeddings"] - offset,
         position_offset=offset,
-        token_types=keys.get("type_vocab_size", 2),
-        num_layers=keys["num_hidden_layers"],
-        embed_dim=keys["hidden_size"],
-        num_heads=keys["num_attention_heads"],
-        mlp_dim=keys["intermediate_size"],
         mlp=mlp,
-        norm_epsilon=keys.get("layer_norm_eps", 1e-12),
         norm_placement="post",
         embedding_norm=True,
         dropout=dropout,
-        init_std=keys.get("initializer_range", 0.02),
     )
 
 
@@ -62,33 +60,15 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
     kind = "roberta" if config.position_offset else "bert"
     end = name_of(HEADS, config.head, "head")
     return {
+        **write_keys(config, KEYS),
         "model_type": kind,
         "architectures": [CLASSES[kind] + end],
         **({"pad_token_id": config.position_offset - 1} if kind == "roberta" else {}),
         **({"id2label": {str(i): f"LABEL_{i}" for i in range(config.num_labels)}} if config.num_labels else {}),
-        "vocab_size": config.vocab_size,
         "max_position_embeddings": config.max_length + config.position_offset,
-        "type_vocab_size": config.token_types,
-        "num_hidden_layers": config.num_layers,
-        "hidden_size": config.embed_dim,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": config.mlp_dim,
         "hidden_act": name_of(ACTIVATIONS, config.mlp, "mlp"),
-        "layer_norm_eps": config.norm_epsilon,
         **dict.fromkeys(DROPOUT, config.dropout),
-        "initializer_range": config.init_std,
     }
-
-
-def _head(architectures: Any, family: str) -> str:
-    found = (
-        re.fullmatch(f"{family}(.+)", architectures[0]) if isinstance(architectures, list) and architectures else None
-    )
-    if not found or found[1] not in HEADS:
-        raise WeightsError(
-            f"config.json: architectures is {architectures!r}: Tessera has {', '.join(family + end for end in HEADS)}"
-        )
-    return HEADS[found[1]]
 
 
 def rows(config: ModelConfig) -> list[Row]:
@@ -96,14 +76,12 @@ def rows(config: ModelConfig) -> list[Row]:
     base = "" if config.head == "pooler" else "roberta." if roberta else "bert."
     layer, theirs = "encoder/layers", f"{base}encoder.layer.{{layer}}"
     qkv = ("(H K) D -> D H K", "(H K) -> H K")
-    pooler = "classifier.dense" if roberta and config.head == "classification" else f"{base}pooler.dense"
-    classifier = {
-        "span": "qa_outputs",
-        "classification": "classifier.out_proj" if roberta else "classifier",
-    }.get(config.head, "classifier")
-    masked = "lm_head" if roberta else "cls.predictions"
-    transform = ("lm_head.dense", "lm_head.layer_norm") if roberta else (
-        "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"
+    pooler = f"{base}pooler.dense"
+    classifier = "qa_outputs" if config.head == "span" else "classifier"
+    if roberta and config.head == "classification":
+        pooler, classifier = "classifier.dense", "classifier.out_proj"
+    masked = ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias") if roberta else (
+        "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"
     )  # fmt: skip
     return [
         Row("embedding/embedding", f"{base}embeddings.word_embeddings.weight", "V D -> V D"),
@@ -118,9 +96,9 @@ def rows(config: ModelConfig) -> list[Row]:
         Row(f"{layer}/mlp/up", f"{theirs}.intermediate.dense", "F D -> D F"),
         Row(f"{layer}/mlp/down", f"{theirs}.output.dense", "D F -> F D"),
         Row(f"{layer}/mlp_norm", f"{theirs}.output.LayerNorm"),
-        Row("head/transform", transform[0], "E D -> D E"),
-        Row("head/transform_norm", transform[1]),
-        Row("head/output_bias", f"{masked}.bias", "V -> V"),
+        Row("head/transform", masked[0], "E D -> D E"),
+        Row("head/transform_norm", masked[1]),
+        Row("head/output_bias", masked[2], "V -> V"),
         Row("head/pooler", pooler, "E D -> D E"),
         Row("head/next_sentence", "cls.seq_relationship", "E D -> D E"),
         Row("head/classifier", classifier, "E D -> D E"),

@@ -37,7 +37,7 @@ def export(
     """Writes a folder that `transformers` reads: config.json and safetensors, one tensor in memory at a time.
 
     `vocab_size`: rows of the vocabulary to write, where ours is padded. `special_ids`: numbers of "bos", "eos" and
-    "pad"; one that is not given is null in config.json.
+    "pad"; one that is not given is null in config.json. Every shard must be on devices of this process.
 
     Raises:
         WeightsError: a network that no published family has, or parameters that are not those of `config`.

@@ -3,11 +3,21 @@
 from typing import Any
 
 from model.config import ModelConfig
-from model.pretrained.mapping import Family, Row, choose, name_of, one_rate, require
+from model.pretrained.mapping import Family, Row, choose, name_of, one_rate, read_keys, require, write_keys
 
 ACTIVATIONS = {
     "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_exact", "relu": "relu", "silu": "silu"
 }  # fmt: skip
+KEYS = {
+    "vocab_size": ("vocab_size",),
+    "n_positions": ("max_length",),
+    "n_layer": ("num_layers",),
+    "n_embd": ("embed_dim",),
+    "n_head": ("num_heads",),
+    "layer_norm_epsilon": ("norm_epsilon", 1e-5),
+    "tie_word_embeddings": ("tied_output", True),
+    "initializer_range": ("init_std", 0.02),
+}
 ALLOWED = {
     "architectures": (None, ["GPT2LMHeadModel"], ["GPT2Model"]),
     "scale_attn_weights": (True,),
@@ -18,35 +28,21 @@ ALLOWED = {
 def config_from(keys: dict[str, Any]) -> ModelConfig:
     require(keys, ALLOWED)
     return ModelConfig(
-        vocab_size=keys["vocab_size"],
-        max_length=keys["n_positions"],
-        num_layers=keys["n_layer"],
-        embed_dim=keys["n_embd"],
-        num_heads=keys["n_head"],
+        **read_keys(keys, KEYS),
         mlp_dim=keys.get("n_inner") or 0,
         mlp=choose(keys, "activation_function", "gelu_new", ACTIVATIONS),
-        norm_epsilon=keys.get("layer_norm_epsilon", 1e-5),
-        tied_output=keys.get("tie_word_embeddings", True),
         dropout=one_rate(keys, dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.1)),
-        init_std=keys.get("initializer_range", 0.02),
     )
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
     return {
+        **write_keys(config, KEYS),
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
-        "vocab_size": config.vocab_size,
-        "n_positions": config.max_length,
-        "n_layer": config.num_layers,
-        "n_embd": config.embed_dim,
-        "n_head": config.num_heads,
         "n_inner": config.mlp_dim,
         "activation_function": name_of(ACTIVATIONS, config.mlp, "mlp"),
-        "layer_norm_epsilon": config.norm_epsilon,
-        "tie_word_embeddings": config.tied_output,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
-        "initializer_range": config.init_std,
     }
 
 

@@ -3,98 +3,68 @@
 from typing import Any
 
 from model.config import ModelConfig
-from model.pretrained.mapping import Family, Row, choose, name_of, require
+from model.pretrained.mapping import Family, Row, choose, name_of, read_keys, require, write_keys
+from model.pretrained.rotary import rope_from, rope_to
 from model.pretrained.safetensors_files import WeightsError
 
 ACTIVATIONS = {
     "silu": "swiglu", "swish": "swiglu", "gelu": "geglu_exact", "gelu_pytorch_tanh": "geglu", "relu": "reglu"
 }  # fmt: skip
 CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
-SCALED = {  # llama3: published name -> ours
-    "factor": "rope_factor",
-    "low_freq_factor": "rope_low_factor",
-    "high_freq_factor": "rope_high_factor",
-    "original_max_position_embeddings": "rope_original_length",
+KEYS = {
+    "vocab_size": ("vocab_size",),
+    "max_position_embeddings": ("max_length",),
+    "num_hidden_layers": ("num_layers",),
+    "hidden_size": ("embed_dim",),
+    "num_attention_heads": ("num_heads",),
+    "intermediate_size": ("mlp_dim",),
+    "rms_norm_eps": ("norm_epsilon", 1e-6),
+    "tie_word_embeddings": ("tied_output", False),
+    "initializer_range": ("init_std", 0.02),
 }
 
 
 def config_from(keys: dict[str, Any]) -> ModelConfig:
     kind = keys["model_type"]
     names = (f"{CLASSES[kind]}ForCausalLM", f"{CLASSES[kind]}Model", *(["LLaMAForCausalLM"] if kind == "llama" else []))
-    require(keys, {"architectures": (None, *([name] for name in names)), "attention_dropout": (0, None)})
-    attention = {"qwen2": "qkv", "mistral": "none"}.get(kind, "attention" if keys.get("attention_bias") else "none")
-    mlp = kind == "llama" and keys.get("mlp_bias", False)
+    require(keys, {
+        "architectures": (None, *([name] for name in names)),
+        "attention_dropout": (None, 0.0),
+        "partial_rotary_factor": (None, 1.0),
+        "attention_bias": (None, False, True) if kind in ("llama", "qwen3") else (None, False),
+        "mlp_bias": (None, False, True) if kind == "llama" else (None, False),
+    })  # fmt: skip
+    biases = {(False, False): "none", (True, False): "attention", (False, True): "mlp", (True, True): "all"}
+    bias = biases[bool(keys.get("attention_bias")), bool(keys.get("mlp_bias"))]
     return ModelConfig(
-        vocab_size=keys["vocab_size"],
-        max_length=keys["max_position_embeddings"],
-        num_layers=keys["num_hidden_layers"],
-        embed_dim=keys["hidden_size"],
-        num_heads=keys["num_attention_heads"],
-        num_kv_heads=keys.get("num_key_value_heads") or 0,
+        **read_keys(keys, KEYS),
+        num_kv_heads=(keys.get("num_key_value_heads") or 0) if kind == "llama" else keys["num_key_value_heads"],
         head_dim=keys.get("head_dim") or (128 if kind == "qwen3" else 0),
-        mlp_dim=keys["intermediate_size"],
         mlp=choose(keys, "hidden_act", "silu", ACTIVATIONS),
         norm="rms",
-        norm_epsilon=keys.get("rms_norm_eps", 1e-6),
         positions="rotary",
-        **_rope(keys),
-        bias={"none": "mlp", "attention": "all"}[attention] if mlp else attention,
+        **rope_from(keys),
+        bias="qkv" if kind == "qwen2" else bias,
         qk_norm=kind == "qwen3",
         window=_window(keys, kind),
-        tied_output=keys.get("tie_word_embeddings", False),
-        init_std=keys.get("initializer_range", 0.02),
     )
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
     kind = "qwen3" if config.qk_norm else "qwen2" if config.bias == "qkv" else "mistral" if config.window else "llama"
-    rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": config.rope_scaling}
-    if config.rope_scaling == "none":
-        rope["rope_type"] = "default"
-    else:
-        wanted = ["factor"] if config.rope_scaling == "linear" else SCALED
-        rope |= {name: getattr(config, SCALED[name]) for name in wanted}
     windows = {"use_sliding_window": config.window > 0, "max_window_layers": 0} if kind.startswith("qwen") else {}
     return {
+        **write_keys(config, KEYS),
         "model_type": kind,
         "architectures": [f"{CLASSES[kind]}ForCausalLM"],
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_length,
-        "num_hidden_layers": config.num_layers,
-        "hidden_size": config.embed_dim,
-        "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
-        "intermediate_size": config.mlp_dim,
         "hidden_act": name_of(ACTIVATIONS, config.mlp, "mlp"),
-        "rms_norm_eps": config.norm_epsilon,
-        "rope_parameters": rope,
+        "rope_parameters": rope_to(config),
         "attention_bias": config.bias in ("attention", "all"),
         "mlp_bias": config.bias in ("mlp", "all"),
         "sliding_window": config.window or None,
         **windows,
-        "tie_word_embeddings": config.tied_output,
-        "initializer_range": config.init_std,
-    }
-
-
-def _rope(keys: dict[str, Any]) -> dict[str, Any]:
-    """Rotary positions; transformers 5 writes `rope_parameters`, before it was `rope_theta` and `rope_scaling`."""
-    given = dict(keys.get("rope_scaling") or keys.get("rope_parameters") or {})
-    theta = given.pop("rope_theta", keys.get("rope_theta", 10_000.0))
-    kind = given.pop("rope_type", given.pop("type", "default"))
-    given.pop("type", None)
-    require(keys, {"partial_rotary_factor": (None, 1.0)})
-    wanted = {"default": [], "linear": ["factor"], "llama3": list(SCALED)}.get(kind)
-    if wanted is None or given.keys() - {*wanted, "original_max_position_embeddings"} or set(wanted) - given.keys():
-        raise WeightsError(
-            f"config.json: rotary positions of type {kind!r} with {given}: Tessera has only default, linear (with "
-            f"factor) and llama3 (with {', '.join(SCALED)})"
-        )
-    return {
-        "rope_theta": theta,
-        "rope_scaling": "none" if kind == "default" else kind,
-        **{SCALED[name]: given[name] for name in wanted},
     }
 
 

@@ -20,6 +20,8 @@ import numpy as np
 from model.config import ModelConfig
 from model.pretrained.safetensors_files import WeightsError
 
+Keys = Mapping[str, tuple[Any, ...]]  # key of config.json -> our field, and what the key is where it is missing
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -120,6 +122,16 @@ def places(family: Family, config: ModelConfig, leaves: Mapping[str, Any]) -> di
             "model's config to what the family has"
         )
     return found
+
+
+def read_keys(keys: Mapping[str, Any], table: Keys) -> dict[str, Any]:
+    """Fields of a ModelConfig by the `table` of a family; KeyError for a key that is missing and has no default."""
+    return {ours: keys.get(name, *default) if default else keys[name] for name, (ours, *default) in table.items()}
+
+
+def write_keys(config: ModelConfig, table: Keys) -> dict[str, Any]:
+    """The keys of a config.json by the same table."""
+    return {name: getattr(config, ours) for name, (ours, *_) in table.items()}
 
 
 def require(keys: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> None:

@@ -3,78 +3,63 @@
 from typing import Any
 
 from model.config import ModelConfig
-from model.pretrained.mapping import Family, Row, choose, name_of, require
+from model.pretrained.mapping import Family, Row, choose, name_of, read_keys, require, write_keys
 
 # transformers takes "gated-gelu" for the tanh form, which is the one that T5 1.1 was trained with.
 ACTIVATIONS = {
     "relu": "relu", "gelu_new": "gelu", "gelu": "gelu_exact", "silu": "silu",
     "gated-gelu": "geglu", "gated-gelu_new": "geglu", "gated-silu": "swiglu", "gated-relu": "reglu",
 }  # fmt: skip
+KEYS = {
+    "vocab_size": ("vocab_size",), "n_positions": ("max_length", 512), "num_layers": ("num_encoder_layers",),
+    "d_model": ("embed_dim",), "num_heads": ("num_heads",), "d_kv": ("head_dim",), "d_ff": ("mlp_dim",),
+    "layer_norm_epsilon": ("norm_epsilon", 1e-6), "dropout_rate": ("dropout", 0.1),
+    "relative_attention_num_buckets": ("relative_buckets", 32),
+    "relative_attention_max_distance": ("relative_max_distance", 128),
+}  # fmt: skip
 ARCHITECTURES = [[f"{name}ForConditionalGeneration"] for name in ("T5", "MT5")]
 
 
 def config_from(keys: dict[str, Any]) -> ModelConfig:
-    """Whether the output is tied is not in it: transformers 5 writes that it is, and an untied matrix all the same."""
-    mlp = choose(keys, "feed_forward_proj", "gated-gelu" if keys["model_type"] == "mt5" else "relu", ACTIVATIONS)
-    allowed = {
+    """Tied for now: transformers 5 calls every T5 tied, and only the tensors tell (see `read_config`)."""
+    projection = keys.get("feed_forward_proj", "gated-gelu" if keys["model_type"] == "mt5" else "relu")
+    mlp = choose({"feed_forward_proj": projection}, "feed_forward_proj", None, ACTIVATIONS)
+    require(keys, {
         "architectures": (None, *ARCHITECTURES, ["T5WithLMHeadModel"]),
         "is_encoder_decoder": (True,),
         "is_decoder": (False,),
-        "is_gated_act": (mlp in ("geglu", "swiglu", "reglu"),),
-        "dense_act_fn": {"geglu": ("gelu_new",), "gelu": ("gelu_new",), "gelu_exact": ("gelu",)}.get(
-            mlp, ("silu",) if mlp in ("swiglu", "silu") else ("relu",)
-        ),
-    }
-    require(keys, allowed)
+        "is_gated_act": (projection.startswith("gated-"),),
+        "dense_act_fn": ("gelu_new" if projection == "gated-gelu" else projection.removeprefix("gated-"),),
+    })  # fmt: skip
     # 1.0 scales what it multiplies with the embedding; a config says so itself, or by being tied (transformers 4).
     scaled = keys.get("scale_decoder_outputs", keys.get("tie_word_embeddings", True))
     start = keys.get("decoder_start_token_id")
     return ModelConfig(
+        **read_keys(keys, KEYS),
         architecture="encoder_decoder",
-        vocab_size=keys["vocab_size"],
-        max_length=keys.get("n_positions", 512),
         num_layers=keys["num_layers"] if keys.get("num_decoder_layers") is None else keys["num_decoder_layers"],
-        num_encoder_layers=keys["num_layers"],
-        embed_dim=keys["d_model"],
-        num_heads=keys["num_heads"],
-        head_dim=keys["d_kv"],
-        mlp_dim=keys["d_ff"],
         mlp=mlp,
         norm="rms",
-        norm_epsilon=keys.get("layer_norm_epsilon", 1e-6),
         positions="relative",
-        relative_buckets=keys.get("relative_attention_num_buckets", 32),
-        relative_max_distance=keys.get("relative_attention_max_distance", 128),
         bias="none",
         attention_scale=1.0,
-        scale_output=scaled and keys["model_type"] == "t5",
+        scale_output=scaled and keys["model_type"] == "t5",  # no mT5 was trained with it
         decoder_start_id=(keys.get("pad_token_id") or 0) if start is None else start,
-        dropout=float(keys.get("dropout_rate", 0.1)),
         init_scheme="t5",
     )
 
 
 def config_to(config: ModelConfig) -> dict[str, Any]:
     return {
+        **write_keys(config, KEYS),
         "model_type": "t5",
         "architectures": ARCHITECTURES[0],
         "is_encoder_decoder": True,
-        "vocab_size": config.vocab_size,
-        "n_positions": config.max_length,
-        "num_layers": config.num_encoder_layers,
         "num_decoder_layers": config.num_layers,
-        "d_model": config.embed_dim,
-        "num_heads": config.num_heads,
-        "d_kv": config.head_dim,
-        "d_ff": config.mlp_dim,
         "feed_forward_proj": name_of(ACTIVATIONS, config.mlp, "mlp"),
-        "layer_norm_epsilon": config.norm_epsilon,
-        "relative_attention_num_buckets": config.relative_buckets,
-        "relative_attention_max_distance": config.relative_max_distance,
         "tie_word_embeddings": config.tied_output,
         "scale_decoder_outputs": config.scale_output,
         "decoder_start_token_id": config.decoder_start_id,
-        "dropout_rate": config.dropout,
     }
 
 

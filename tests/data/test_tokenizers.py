@@ -32,6 +32,7 @@ def test_byte_ids_are_the_bytes():
     tokenizer = ByteTokenizer()
     assert tokenizer.encode("hé") == [104, 0xC3, 0xA9]
     assert (tokenizer.vocab_size, tokenizer.eos_id, len(tokenizer.token_bytes_V)) == (257, 256, 257)
+    assert tokenizer.special_ids == {"eos": 256} and CharTokenizer("ab").special_ids == {}
     assert tokenizer.token_bytes_V[256] == 0 and tokenizer.token_bytes_V.dtype == np.int32
 
 

@@ -77,25 +77,9 @@ def config_from(keys) -> ModelConfig:
             {"head": "token_classification", "num_labels": 3},
         ),
         (ROBERTA, {"max_length": 512, "position_offset": 2, "token_types": 1, "norm_epsilon": 1e-5}),
-        (
-            LLAMA,
-            {
-                "num_kv_heads": 8,
-                "bias": "none",
-                "norm": "rms",
-                "mlp": "swiglu",
-                "rope_theta": 5e5,
-                "window": 0,
-                "rope_scaling": "llama3",
-                "rope_factor": 8.0,
-                "rope_low_factor": 1.0,
-                "rope_high_factor": 4.0,
-                "rope_original_length": 8192,
-                "tied_output": False,
-                "positions": "rotary",
-                "qk_norm": False,
-            },
-        ),  # fmt: skip
+        (LLAMA, {"num_kv_heads": 8, "bias": "none", "norm": "rms", "mlp": "swiglu", "rope_theta": 5e5, "window": 0}),
+        (LLAMA, {"rope_scaling": "llama3", "rope_factor": 8.0, "rope_low_factor": 1.0, "rope_high_factor": 4.0}),
+        (LLAMA, {"rope_original_length": 8192, "tied_output": False, "positions": "rotary", "qk_norm": False}),
         (LLAMA | {"rope_scaling": {"type": "linear", "factor": 4.0}}, {"rope_scaling": "linear", "rope_factor": 4.0}),
         (
             LLAMA | {"rope_scaling": None, "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}},

@@ -16,7 +16,7 @@ from tests import tiny
 from tests.model.pretrained import models
 
 torch = models.torch
-RELATIVE = 1e-4  # of the norm of what is compared
+RELATIVE = 2e-5  # of the norm of what is compared; outputs agree to 1e-6, the gradients of T5 to 5e-6
 
 
 def make_batch(config, rng):

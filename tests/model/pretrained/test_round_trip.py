@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 
 import jax
 import ml_dtypes
@@ -11,7 +12,7 @@ import pytest
 from model import parameters
 from model.build import build
 from model.pretrained.export import export
-from model.pretrained.safetensors_files import WeightsError
+from model.pretrained.safetensors_files import Tensor, WeightsError
 from model.pretrained.weights import load_weights, read_config
 from model.sharding import PRESETS, ShardingRules
 from tests import tiny
@@ -73,6 +74,29 @@ def test_every_sharding_holds_the_same_weights(rules, tmp_path):
     params["embedding"]["embedding"] = table[:19]
     params["head"]["output"]["kernel"] = np.asarray(params["head"]["output"]["kernel"])[:, :19]
     same(one, params)
+
+
+def test_no_more_than_two_tensors_are_in_memory(tmp_path, monkeypatch):
+    models.save("llama", tmp_path / "theirs")
+    alive, most, read = weakref.WeakSet(), [0], Tensor.read
+
+    class Held:
+        """Lives as long as the views of one tensor."""
+
+    def counted(self):
+        array = read(self).view(Counted)
+        array.held = Held()
+        alive.add(array.held)
+        most[0] = max(most[0], len(alive))
+        return array
+
+    class Counted(np.ndarray):
+        def __array_finalize__(self, other):
+            self.held = getattr(other, "held", None)
+
+    monkeypatch.setattr(Tensor, "read", counted)
+    load(tmp_path / "theirs")
+    assert most[0] <= 2  # the one that is read, and the one before it until then
 
 
 def test_padded_vocabulary_is_cut_again(tmp_path):

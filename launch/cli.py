@@ -22,9 +22,16 @@ COMMANDS = {
         "tessera train --config=configs/gpt_demo.py [--config.KEY=VALUE …]",
     ),
     "generate": ("continue prompts with a trained run", 'tessera generate --run=runs/gpt_demo --prompt="def "'),
+    "import": (
+        "make a published model a run: a folder in the layout of Hugging Face, or a name of the hub",
+        "tessera import PATH_OR_NAME runs/gpt2 [--param_dtype=bfloat16]",
+    ),
+    "export": ("write a run as a folder that transformers loads", "tessera export runs/x --to=FOLDER [--step=N]"),
     "plot": ("draw runs in one picture", "tessera plot runs/a runs/b [--out=runs.png]"),
     "doctor": ("look at this machine: versions, devices, mesh, disk", "tessera doctor [--devices=8]"),
 }
+POSITIONAL = ("plot", "import", "export")  # commands with arguments that are no flags
+FUNCTIONS = {"import": "import_model", "export": "export_model"}  # `import` is a word of Python
 
 
 class UsageError(ValueError):
@@ -65,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
-    if rest and command != "plot":
+    if rest and command not in POSITIONAL:
         raise UsageError(f"tessera {command} takes no {rest[0]!r}: {COMMANDS[command][1]}")
     if command == "train" and values.print_config:
         print(_explain(values.config, values.config_file, values.given))
@@ -76,13 +83,17 @@ def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
         raise UsageError(f"--num_samples is {values.num_samples}: it must be at least 1")
     if command == "plot" and not rest:
         raise UsageError(f"which runs? {COMMANDS['plot'][1]}")
+    if command == "import" and len(rest) != 2:
+        raise UsageError(f"a model and the folder of a new run are needed: {COMMANDS['import'][1]}")
+    if command == "export" and (len(rest) != 1 or not values.to):
+        raise UsageError(f"a run and a new folder are needed: {COMMANDS['export'][1]}")
     if not accelerated() or (command == "train" and values.devices):
         keep_memory()
     if command in ("train", "doctor"):
         _emulate(values.devices)
     from launch import commands
 
-    return getattr(commands, command)(values, rest)
+    return getattr(commands, FUNCTIONS.get(command, command))(values, rest)
 
 
 def _define(command: str, arguments: Sequence[str]) -> Any:
@@ -120,6 +131,13 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
         flags.DEFINE_float("length_penalty", 1.0, "of beam search: above 0 favours long texts", flag_values=values)
         flags.DEFINE_integer("num_samples", 1, "samples per prompt", flag_values=values)
         flags.DEFINE_integer("seed", 0, "of the first sample; the next ones count up", flag_values=values)
+        flags.DEFINE_integer("step", None, "the checkpoint to use; the newest without", flag_values=values)
+    elif command == "import":
+        flags.DEFINE_enum(
+            "param_dtype", "float32", ["float32", "bfloat16"], "type of the weights in the run", flag_values=values
+        )
+    elif command == "export":
+        flags.DEFINE_string("to", None, "the folder to write", flag_values=values)
         flags.DEFINE_integer("step", None, "the checkpoint to use; the newest without", flag_values=values)
     elif command == "plot":
         flags.DEFINE_string("out", "runs.png", "the picture to write", flag_values=values)
@@ -221,7 +239,7 @@ def _emulate(devices: int) -> None:
 def _exit_code(error: ValueError) -> int:
     from data.errors import DataError
 
-    if isinstance(error, DataError) or type(error).__name__ == "CheckpointError":
+    if isinstance(error, DataError) or type(error).__name__ in ("CheckpointError", "WeightsError"):
         return BAD_DATA
     return CONFIG
 

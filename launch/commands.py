@@ -73,6 +73,27 @@ def _print_begin(rows: Sequence[Any], row: int, prompt: str, note: str, answers:
     print(prompt, end="\n-> " if answers else "", flush=True)
 
 
+def import_model(values: Any, rest: Sequence[str]) -> int:
+    from launch.published import import_run
+
+    source, run = rest
+    published = import_run(source, run, param_dtype=values.param_dtype)
+    c = published.config
+    sizes = f"{c.num_layers} layers, width {c.embed_dim}, vocabulary {c.vocab_size}"
+    print(f"{source}: {published.model_type}, {c.architecture} with head {c.head}, {sizes}\n{published.report.table()}")
+    print(f"run        {run}\nnext:\n  tessera generate --run={run} --prompt=…\n  tessera export {run} --to=FOLDER")
+    return 0
+
+
+def export_model(values: Any, rest: Sequence[str]) -> int:
+    from launch.published import export_run
+
+    for lack in export_run(rest[0], values.to, step=values.step):
+        print(f"{values.to} has {lack}", file=sys.stderr)
+    print(f"{values.to}: config.json, weights and what transformers needs to read them")
+    return 0
+
+
 def plot(values: Any, rest: Sequence[str]) -> int:
     from studies.plot import plot_runs
 

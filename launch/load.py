@@ -1,54 +1,44 @@
-"""A run folder back into a network that answers."""
+"""What `tessera.load` does: a run, a folder in the layout of Hugging Face, or the name of a model of the hub."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-import jax
-
-from data.tokenizers import load_tokenizer
 from evaluation.ask import AnyModel, ask
-from launch.count import TABLE
-from model import parameters
-from model.build import build
-from model.config import ModelConfig
-from model.ngram_table import load_ngram
-from model.sharding import ShardingRules
-from train.checkpoint import load_params
+from launch.published import find, is_published, load_published, warn_of
+from launch.saved import load_run
 from train.mesh import single_device_mesh
 from train.records import RunError
 
 
-def load(run: str | Path, *, step: int | None = None) -> AnyModel:
-    """The network of a run, whole on the first device, with the parameters of `step` (None: the newest finished).
+def load(
+    source: str | Path,
+    *,
+    step: int | None = None,
+    max_length: int | None = None,
+    head: str | None = None,
+    num_labels: int = 0,
+    param_dtype: str = "float32",
+) -> AnyModel:
+    """A network with its weights and tokeniser, whole on the first device, as an object to ask.
+
+    Args:
+        source: a run folder, a folder in the layout of Hugging Face, or a name such as "openai-community/gpt2".
+        step: of a run, the checkpoint; None: the newest finished.
+        max_length: of a run, another context than that of its training, for positions that are no table.
+        head: of a published encoder, another head than the folder's: "masked_lm", "pooler", "none", or for
+            fine-tuning a new "classification" or "token_classification" (with `num_labels`) or "span".
+        param_dtype: of a published model: "float32", or "bfloat16" for half the memory.
 
     Raises:
-        RunError: not the folder of a run. CheckpointError: no such step, or another network in the checkpoint.
+        RunError: neither a run nor a model. CheckpointError, WeightsError, DataError: one that is broken.
     """
-    folder = Path(run).expanduser()
-    config = ModelConfig(**read_run(folder)["model"])
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    mesh, rules = single_device_mesh(), ShardingRules()
-    if config.architecture == "ngram":
-        return ask(config, load_ngram(folder / TABLE), tokenizer, mesh, rules)
-    weights = parameters.weights(build(config, rules))
-    target = jax.tree.map(
-        lambda w, sharding: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=sharding),
-        weights,
-        parameters.shardings(weights, rules, mesh),
-    )
-    params, _ = load_params(folder / "checkpoints", target, step)
-    return ask(config, params, tokenizer, mesh, rules)
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """What a run says of itself in config.json: `config` (flat), `model` (resolved), `fingerprints`."""
-    path = folder / "config.json"
-    if not path.is_file():
-        beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json")) if folder.parent.is_dir() else []
-        there = f"; runs in {folder.parent}: {', '.join(beside)}" if beside else ""
-        raise RunError(f"{folder} is not the folder of a run: it has no config.json{there}")
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if not {"config", "model", "fingerprints"} <= record.keys():
-        raise RunError(f"{path} is not what a run of Tessera writes: it lacks 'config', 'model' or 'fingerprints'")
-    return record
+    folder = find(source)
+    if not is_published(folder):
+        if head is not None or num_labels or param_dtype != "float32":
+            raise RunError(f"{folder} is no published model: head, num_labels and param_dtype are those of the run")
+        config, params, tokenizer = load_run(folder, step=step, max_length=max_length)
+        return ask(config, params, tokenizer, single_device_mesh())
+    if step is not None or max_length is not None:
+        raise RunError(f"{folder} is a published model: step and max_length are for runs")
+    published = load_published(folder, head=head, num_labels=num_labels, param_dtype=param_dtype)
+    warn_of(published, folder)
+    return ask(published.config, published.params, published.tokenizer, single_device_mesh())

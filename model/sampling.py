@@ -141,8 +141,7 @@ def forbid_repeated_ngrams(logits_BV: jax.Array, history_BS: jax.Array, n: int) 
     starts = S - n + 1
     repeats = history_BS[:, n - 1 :] >= 0
     for place in range(n - 1):
-        newest_B1 = history_BS[:, starts + place, None]
-        repeats &= (history_BS[:, place : place + starts] == newest_B1) & (newest_B1 >= 0)
+        repeats &= history_BS[:, place : place + starts] == history_BS[:, starts + place, None]
     left_BV = jnp.where(_mark(history_BS[:, n - 1 :], repeats, V), -jnp.inf, logits_BV)
     return jnp.where(jnp.max(left_BV, axis=1, keepdims=True) > -jnp.inf, left_BV, logits_BV)
 

@@ -124,6 +124,19 @@ def load_params(folder: Path, target: Any, step: int | None = None) -> tuple[Any
         manager.close()
 
 
+def save_params(folder: Path, params: Any, step: int = 0) -> None:
+    """Writes parameters alone, as the checkpoint of `step`, and returns when they are on disk."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    manager = _manager(folder)
+    try:
+        if not manager.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params)), force=True):
+            raise CheckpointError(f"checkpoint {step} was not written to {folder}")
+        manager.wait_until_finished()
+        manager.check_for_errors()
+    finally:
+        manager.close()
+
+
 def finished_steps(folder: Path) -> list[int]:
     """Steps that were written to the end. Orbax would take an empty folder named like a step for one."""
     if not folder.is_dir():

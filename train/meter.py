@@ -116,7 +116,9 @@ class Meter:
             "eta": per_step * (self._rates.steps - step),
         }
         if self._rates.peak_flops:
-            record["mfu"] = self._rates.global_batch / per_step * self._rates.flops_per_sequence / self._rates.peak_flops
+            record["mfu"] = (
+                self._rates.global_batch / per_step * self._rates.flops_per_sequence / self._rates.peak_flops
+            )
         self._since, self._waited, self._logged = now, 0.0, step
         return record
 

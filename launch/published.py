@@ -1,0 +1,190 @@
+"""Published models, in the layout of Hugging Face: found, loaded, imported as a run, and written again."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from data.atomic import new_folder
+from data.errors import DataError
+from data.pretrained_tokenizers import load_pretrained_tokenizer
+from data.tokenizer_export import export_tokenizer
+from data.tokenizers import Tokenizer
+from launch.saved import RUN_FILE, load_run, read_run
+from model import parameters
+from model.build import build
+from model.config import ModelConfig
+from model.pretrained.export import export
+from model.pretrained.weights import LoadReport, WeightsError, load_weights, read_config
+from model.sharding import ShardingRules
+from train.checkpoint import save_params
+from train.mesh import single_device_mesh
+from train.records import RunError, environment, write_json
+
+# All that Tessera reads of a repository: weights only as safetensors, never a pickle, never code.
+FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "vocab.txt", "*.model", "vocab.bpe")
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A model of a folder in the layout of Hugging Face."""
+
+    config: ModelConfig
+    model_type: str
+    params: Any
+    tokenizer: Tokenizer
+    report: LoadReport
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder is a published model, not a run: its config.json names a `model_type`."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return False
+    try:
+        keys = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(keys, dict) and "model_type" in keys
+
+
+def find(name: str | Path) -> Path:
+    """The folder of a model: a path, or else the name of a repository of the hub, which is fetched.
+
+    Raises:
+        RunError: neither, or no network; with what to do.
+    """
+    folder = Path(name).expanduser()
+    if folder.exists() or not HUB_NAME.fullmatch(str(name)):
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    except ImportError:
+        raise RunError(
+            f"there is no folder {name}. If it is the name of a model of the hub: pip install 'tessera-lm[hub]'"
+        ) from None
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=list(FILES)))
+    except RepositoryNotFoundError as error:
+        raise RunError(f"there is neither a folder {name} nor a model of that name on the hub") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise RunError(
+            f"there is no folder {name}, and the hub cannot be reached ({type(error).__name__}): on a machine with a "
+            f"network, fetch {name} with huggingface_hub, copy the folder here and give its path"
+        ) from error
+
+
+def load_published(
+    folder: Path, *, head: str | None = None, num_labels: int = 0, param_dtype: str = "float32", seed: int = 0
+) -> Published:
+    """Reads a published model onto the first device.
+
+    Args:
+        head: of an encoder, another one than the folder's; a new classification, tagging or span head starts random.
+        param_dtype: "bfloat16" halves the memory and rounds f32 weights, which the report says.
+
+    Raises:
+        WeightsError: the folder is not what it says it is. DataError: the tokeniser is missing or does not fit.
+    """
+    config, model_type = read_config(folder)
+    changes: dict[str, Any] = {"param_dtype": param_dtype, "compute_dtype": param_dtype}
+    if head is not None:
+        changes |= {"head": head, "num_labels": num_labels}
+    config = dataclasses.replace(config, **changes).resolved()
+    tokenizer = load_pretrained_tokenizer(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise DataError(
+            f"{folder}: the tokeniser has {tokenizer.vocab_size} ids, the embedding {config.vocab_size} rows: they are "
+            "not of one model"
+        )
+    mesh, rules = single_device_mesh(), ShardingRules()
+    model = build(config, rules)
+    weights = parameters.weights(model)
+    shardings = parameters.shardings(weights, rules, mesh)
+    params, report = load_weights(folder, config, weights, shardings, allow_missing_head=head is not None)
+    if report.missing:
+        with jax.set_mesh(mesh):
+            fresh = jax.jit(lambda: parameters.init(model, jax.random.key(seed)), out_shardings=shardings)()
+        params = jax.tree.map(lambda new, old: new if isinstance(old, jax.ShapeDtypeStruct) else old, fresh, params)
+    return Published(config, model_type, params, tokenizer, report)
+
+
+def warn_of(published: Published, folder: Path) -> None:
+    """Tells what a caller of `tessera.load` may not expect of the folder."""
+    report = published.report
+    if report.missing:
+        warnings.warn(f"{folder}: new, random weights for {', '.join(report.missing)}: train them first", stacklevel=3)
+    if report.unused:
+        shown = ", ".join(report.unused[:4]) + (", …" if len(report.unused) > 4 else "")
+        warnings.warn(f"{folder}: {len(report.unused)} tensors were not used: {shown}", stacklevel=3)
+    pooling = folder / "1_Pooling" / "config.json"
+    if pooling.is_file() and not json.loads(pooling.read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"):
+        warnings.warn(f"{folder}: its own embeddings are not means over tokens; `embed` takes means", stacklevel=3)
+
+
+def import_run(source: str | Path, run: str | Path, *, param_dtype: str = "float32") -> Published:
+    """Makes a published model a run folder, whole or not at all: tokeniser, config, parameters as step 0.
+
+    Raises:
+        RunError: the run folder exists. And what `load_published` raises.
+    """
+    target = Path(run).expanduser()
+    if target.exists():
+        raise RunError(f"{target} exists: give another folder, nothing is overwritten")
+    folder = find(source)
+    if not folder.is_dir():
+        raise RunError(f"there is no folder {folder}")
+    published = load_published(folder, param_dtype=param_dtype)
+    record = {
+        "config": {"imported.source": str(source), "imported.model_type": published.model_type},
+        "model": dataclasses.asdict(published.config),
+        "fingerprints": {"tokenizer": published.tokenizer.fingerprint},
+    }
+    with new_folder(target) as temporary:
+        published.tokenizer.save(temporary / "tokenizer")
+        save_params(temporary / "checkpoints", published.params)
+        write_json(temporary / "environment.json", [environment()])
+        write_json(temporary / RUN_FILE, record)
+    return published
+
+
+def export_run(run: str | Path, to: str | Path, *, step: int | None = None) -> list[str]:
+    """Writes a run as a folder that `transformers` loads: config.json, safetensors, and the tokeniser's files.
+
+    Rows of the vocabulary that only pad it are left out.
+
+    Returns:
+        What the folder lacks, in words: a tokeniser that has no published form.
+
+    Raises:
+        RunError: not a run, or `to` exists. WeightsError: a network that no published family has.
+    """
+    folder, target = Path(run).expanduser(), Path(to).expanduser()
+    if target.exists():
+        raise RunError(f"{target} exists: give another folder, nothing is overwritten")
+    record = read_run(folder)
+    config, params, tokenizer = load_run(folder, step=step)
+    if config.architecture == "ngram":
+        raise WeightsError("an n-gram model is a table of counts: no published family has such weights")
+    imported = "imported.source" in record["config"]
+    vocab = config.vocab_size if imported else tokenizer.vocab_size
+    lacks: list[str] = []
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        export(params, config, temporary, vocab, special_ids=tokenizer.special_ids)
+        try:
+            export_tokenizer(tokenizer, temporary)
+        except DataError as error:
+            lacks.append(f"no tokeniser: {error}")
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return lacks

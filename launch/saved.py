@@ -1,0 +1,59 @@
+"""A run folder back into config, parameters and tokeniser."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from data.tokenizers import Tokenizer, load_tokenizer
+from launch.count import TABLE
+from model import parameters
+from model.build import build
+from model.config import ModelConfig
+from model.ngram_table import load_ngram
+from model.sharding import ShardingRules
+from train.checkpoint import load_params
+from train.mesh import single_device_mesh
+from train.records import RunError
+
+RUN_FILE = "config.json"
+
+
+def load_run(
+    folder: Path, *, step: int | None = None, max_length: int | None = None
+) -> tuple[ModelConfig, Any, Tokenizer]:
+    """The resolved config of a run, its parameters whole on the first device, and its tokeniser.
+
+    Raises:
+        RunError: not the folder of a run. CheckpointError: no such step, or another network in the checkpoint.
+    """
+    config = ModelConfig(**read_run(folder)["model"])
+    if max_length is not None:
+        config = dataclasses.replace(config, max_length=max_length)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    if config.architecture == "ngram":
+        return config, load_ngram(folder / TABLE), tokenizer
+    mesh, rules = single_device_mesh(), ShardingRules()
+    weights = parameters.weights(build(config, rules))
+    target = jax.tree.map(
+        lambda w, sharding: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=sharding),
+        weights,
+        parameters.shardings(weights, rules, mesh),
+    )
+    params, _ = load_params(folder / "checkpoints", target, step)
+    return config, params, tokenizer
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What a run says of itself in config.json: `config` (flat), `model` (resolved), `fingerprints`."""
+    path = folder / RUN_FILE
+    if not path.is_file():
+        beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json")) if folder.parent.is_dir() else []
+        there = f"; runs in {folder.parent}: {', '.join(beside)}" if beside else ""
+        raise RunError(f"{folder} is not the folder of a run: it has no config.json{there}")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not {"config", "model", "fingerprints"} <= record.keys():
+        raise RunError(f"{path} is not what a run of Tessera writes: it lacks 'config', 'model' or 'fingerprints'")
+    return record

@@ -13,7 +13,9 @@ from configs import defaults
 def get_config() -> ConfigDict:
     config = defaults.get_config()
     config.run.dir = "runs/t5_demo"
-    config.model.update(architecture="encoder_decoder", positions="relative", norm="rms", norm_epsilon=1e-6, bias="none")
+    config.model.update(
+        architecture="encoder_decoder", positions="relative", norm="rms", norm_epsilon=1e-6, bias="none"
+    )
     config.model.update(mlp="geglu", attention_scale=1.0, init_scheme="t5", tied_output=False)
     config.model.update(max_length=128, num_layers=3, embed_dim=192, num_heads=4, mlp_dim=512, scan_unroll=0)
     config.objective.update(name="span_corruption")

@@ -75,7 +75,9 @@ class Encoder(Network):
 
     def fill(self, text: str, *, top: int = 5) -> list[list[tuple[str, float]]]:
         """For each `<mask>` of the text, the `top` most likely tokens and their probabilities."""
-        ids = self.inputs(text)["ids"]
+        if top < 1:
+            raise ValueError(f"top is {top}: it must be at least 1")
+        ids = self.inputs([text])["ids"]
         places = np.flatnonzero(ids[0] == self._mask_id())
         if not len(places):
             raise ValueError(f"{text!r} has no <mask> to fill")

@@ -59,6 +59,9 @@ class Generator:
             raise ValueError("a stop string is empty: every text contains it")
         tokenizer = self._network.tokenizer
         rows = [_Row(tokenizer.decode, stops, self._options["eos_ids"]) for _ in range(len(prompts) * num_samples)]
+        if len(seeds) != len(rows):
+            need = f"{len(prompts)} prompts of {num_samples} samples"
+            raise ValueError(f"{len(seeds)} seeds for {need}: give {len(rows)}")
 
         def finished(tokens_BN: np.ndarray) -> list[bool]:
             return [row.add(ids) for row, ids in zip(rows, tokens_BN.tolist(), strict=True)]

@@ -45,17 +45,22 @@ class Network:
         arrays = {"ids_BT": np.asarray(ids_BT), **given}
         if name == "logits" and self.config.head in ("pooler", "none"):
             raise ValueError(f"this network has head {self.config.head!r}: it puts out hidden states, no logits")
+        if name == "hidden_BTD" and self.config.architecture == "ngram":
+            raise ValueError("an n-gram model counts: it puts out logits, no hidden states")
         for key, array in arrays.items():
             if array.ndim != 2 or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
                 raise ValueError(
-                    f"{_plain(key)} has shape {array.shape} and type {array.dtype}: pass integers of shape "
+                    f"{self._plain(key)} has shape {array.shape} and type {array.dtype}: pass integers of shape "
                     "(batch, length)"
                 )
-            beside = arrays["source_BS" if key == "source_segments_BS" else "ids_BT"]
-            if key != "source_BS" and array.shape != beside.shape:
-                raise ValueError(f"{_plain(key)} has shape {array.shape}, the ids have {beside.shape}")
-        for key in arrays.keys() & {"ids_BT", "source_BS"}:
-            self._check_ids(_plain(key), arrays[key])
+            beside = "source_BS" if key == "source_segments_BS" else "ids_BT"
+            shared = slice(1) if key == "source_BS" else slice(2)  # axes: a source has a length of its own
+            if array.shape[shared] != arrays[beside].shape[shared]:
+                raise ValueError(
+                    f"{self._plain(key)} of shape {array.shape} and {self._plain(beside)} of shape "
+                    f"{arrays[beside].shape} do not go together"
+                )
+            self._check_range(key, array)
         arrays = {key: array.astype(np.int32) for key, array in arrays.items()}
         with jax.set_mesh(self.mesh):
             part = self._part(self.params, name, arrays.pop("ids_BT"), arrays)
@@ -63,6 +68,8 @@ class Network:
 
     def padded(self, texts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Texts in one array, padded on the right, and the mask that is 1 on their tokens; each int32 (B, T)."""
+        if not texts:
+            raise ValueError("no text was given: pass at least one")
         for number, text in enumerate(texts):
             if not text:
                 raise ValueError(f"text {number} has no tokens: pass at least one")
@@ -84,27 +91,31 @@ class Network:
         parts = [np.zeros((0, self.config.embed_dim), np.float32)]
         for first in range(0, len(rows), BATCH):
             ids, mask = self.padded(rows[first : first + BATCH])
-            hidden_BTD = self._states(ids, mask)
-            parts.append((hidden_BTD * mask[:, :, None]).sum(1) / mask.sum(1, keepdims=True))
+            hidden_BTD, weight_BT1 = self._states(ids, mask), mask[:, :, None].astype(np.float32)
+            parts.append((hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1))
         return np.concatenate(parts)
 
     def _states(self, ids_BT: np.ndarray, mask_BT: np.ndarray) -> np.ndarray:
         """What `embed` averages."""
         return self.run("hidden_BTD", ids_BT, segments_BT=mask_BT)
 
-    def _check_ids(self, name: str, ids: np.ndarray) -> None:
-        attends = self.config.architecture in ("decoder", "encoder", "encoder_decoder")
-        bounded = attends and self.config.positions == "learned"
-        if bounded and ids.shape[1] > self.config.max_length:
-            raise ValueError(f"{ids.shape[1]} tokens do not fit the context of {self.config.max_length}: cut the input")
-        if ids.size and (ids.min() < 0 or ids.max() >= self.config.vocab_size):
+    def _check_range(self, key: str, array: np.ndarray) -> None:
+        """Raises ValueError for ids that are outside their table, or more than there are learned positions."""
+        c = self.config
+        sizes = {"ids_BT": c.vocab_size, "source_BS": c.vocab_size, "token_types_BT": c.token_types}
+        if key not in sizes:
+            return
+        learned = c.architecture in ("decoder", "encoder", "encoder_decoder") and c.positions == "learned"
+        if learned and array.shape[1] > c.max_length:
+            raise ValueError(f"{array.shape[1]} tokens do not fit the context of {c.max_length}: cut the input")
+        if array.size and not 0 <= array.min() <= array.max() < sizes[key]:
+            table = "there are" if key == "token_types_BT" else "the vocabulary is"
             raise ValueError(
-                f"{name} run from {ids.min()} to {ids.max()}: the vocabulary is 0 to {self.config.vocab_size - 1}"
+                f"{self._plain(key)} run from {array.min()} to {array.max()}: {table} 0 to {sizes[key] - 1}"
             )
 
-
-def _plain(key: str) -> str:
-    """What a caller knows an argument of the network as."""
-    return {"ids_BT": "ids", "segments_BT": "mask", "source_BS": "ids", "source_segments_BS": "mask"}.get(
-        key, key.rsplit("_", 1)[0]
-    )
+    def _plain(self, key: str) -> str:
+        """What a caller knows an argument of the network as."""
+        names = {"ids_BT": "ids", "segments_BT": "mask", "source_BS": "ids", "source_segments_BS": "mask"}
+        decoder = "decoder_" if self.config.architecture == "encoder_decoder" and key.endswith("_BT") else ""
+        return decoder + names.get(key, key.rsplit("_", 1)[0])

@@ -51,11 +51,15 @@ class SequenceToSequence(Network):
         targets = [targets] if isinstance(targets, str) else list(targets)
         if len(texts) != len(targets):
             raise ValueError(f"{len(texts)} texts and {len(targets)} targets: give one target for each text")
+        if not texts:
+            raise ValueError("the texts have no token to predict: pass at least one")
         nats = tokens = 0.0
         for first in range(0, len(texts), BATCH):
             answers = [self._wrapped(text) for text in targets[first : first + BATCH]]
             target_BT, mask_BT = self.padded(answers)
             source_BS, source_mask_BS = self.padded([self._wrapped(text) for text in texts[first : first + BATCH]])
+            self._check_range("source_BS", source_BS)
+            self._check_range("ids_BT", target_BT)
             batch = {
                 "inputs": np.pad(target_BT, ((0, 0), (1, 0)), constant_values=self.config.decoder_start_id)[:, :-1],
                 "targets": target_BT,
@@ -92,6 +96,8 @@ class SequenceToSequence(Network):
 
     def fill(self, text: str, *, max_tokens: int, seed: int = 0, **options: Any) -> str:
         """The text with each of its sentinels, `<extra_0>`, `<extra_1>`, …, replaced by what the model puts there."""
+        if options.get("num_samples", 1) != 1:
+            raise ValueError(f"num_samples is {options['num_samples']}: fill gives one text")
         answer = self.generate(text, max_tokens=max_tokens, seed=seed, details=True, **options)
         return decode_filled(self.tokenizer, encode_marked(self.tokenizer, text), answer.ids)
 

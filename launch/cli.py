@@ -27,9 +27,14 @@ COMMANDS = {
         "tessera import PATH_OR_NAME runs/gpt2 [--param_dtype=bfloat16]",
     ),
     "export": ("write a run as a folder that transformers loads", "tessera export runs/x --to=FOLDER [--step=N]"),
+    "history": (
+        "unigram to GPT on one text for equal training time, in one picture",
+        "tessera history --config=configs/gpt_demo.py [--minutes=3] [--out=runs/history]",
+    ),
     "plot": ("draw runs in one picture", "tessera plot runs/a runs/b [--out=runs.png]"),
     "doctor": ("look at this machine: versions, devices, mesh, disk", "tessera doctor [--devices=8]"),
 }
+CONFIGURED = ("train", "history")  # commands that take an experiment
 POSITIONAL = ("plot", "import", "export")  # commands with arguments that are no flags
 FUNCTIONS = {"import": "import_model", "export": "export_model"}  # `import` is a word of Python
 
@@ -87,9 +92,9 @@ def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
         raise UsageError(f"a model and the folder of a new run are needed: {COMMANDS['import'][1]}")
     if command == "export" and (len(rest) != 1 or not values.to):
         raise UsageError(f"a run and a new folder are needed: {COMMANDS['export'][1]}")
-    if not accelerated() or (command == "train" and values.devices):
+    if not accelerated() or (command in CONFIGURED and values.devices):
         keep_memory()
-    if command in ("train", "doctor"):
+    if command in ("train", "doctor", "history"):
         _emulate(values.devices)
     from launch import commands
 
@@ -99,14 +104,15 @@ def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
 def _define(command: str, arguments: Sequence[str]) -> Any:
     """The flags of one command."""
     values = flags.FlagValues()
-    if command in ("train", "doctor"):
+    if command in CONFIGURED:
+        config_flags.DEFINE_config_file(
+            "config", None, "the experiment, a Python file", flag_values=values, sys_argv=["tessera", *arguments[1:]]
+        )
+    if command in ("train", "doctor", "history"):
         flags.DEFINE_integer(
             "devices", 0, "emulate so many devices on the CPU; 0: the devices of this machine", 0, flag_values=values
         )
     if command == "train":
-        config_flags.DEFINE_config_file(
-            "config", None, "the experiment, a Python file", flag_values=values, sys_argv=["tessera", *arguments[1:]]
-        )
         flags.DEFINE_bool("fresh", False, "start over; the old run folder is renamed, not deleted", flag_values=values)
         flags.DEFINE_bool(
             "print_config", False, "show every value and where it comes from, and end", flag_values=values
@@ -132,6 +138,9 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
         flags.DEFINE_integer("num_samples", 1, "samples per prompt", flag_values=values)
         flags.DEFINE_integer("seed", 0, "of the first sample; the next ones count up", flag_values=values)
         flags.DEFINE_integer("step", None, "the checkpoint to use; the newest without", flag_values=values)
+    elif command == "history":
+        flags.DEFINE_float("minutes", 3.0, "training time of each network", flag_values=values)
+        flags.DEFINE_string("out", "runs/history", "the folder of runs, table and picture", flag_values=values)
     elif command == "import":
         flags.DEFINE_enum(
             "param_dtype", "float32", ["float32", "bfloat16"], "type of the weights in the run", flag_values=values
@@ -158,7 +167,7 @@ def _parse(values: Any, arguments: Sequence[str]) -> list[str]:
     except (KeyError, TypeError) as error:
         raise UsageError(f"config: {error}") from error
     if "config" in values and values.config is None:
-        raise UsageError(f"which experiment? {COMMANDS['train'][1]}")
+        raise UsageError(f"which experiment? {COMMANDS[arguments[0]][1]}")
     values.__dict__["config_file"] = path
     values.__dict__["given"] = [a[len("--config.") :].split("=")[0] for a in arguments if a.startswith("--config.")]
     return rest
@@ -263,6 +272,6 @@ def _help(command: str, values: Any) -> str:
     for name in sorted(values):
         flag = values[name]
         lines.append(f"  --{name}={flag.default}\n      {flag.help}")
-    if command == "train":
+    if command in CONFIGURED:
         lines.append("  --config.KEY=VALUE\n      any leaf of the config; --print_config shows them all")
     return "\n".join(lines)

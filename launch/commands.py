@@ -73,6 +73,13 @@ def _print_begin(rows: Sequence[Any], row: int, prompt: str, note: str, answers:
     print(prompt, end="\n-> " if answers else "", flush=True)
 
 
+def history(values: Any, rest: Sequence[str]) -> int:
+    from launch import history
+
+    print(history.run(values.config, values.minutes, values.out))
+    return 0
+
+
 def import_model(values: Any, rest: Sequence[str]) -> int:
     from launch.published import import_run
 

@@ -119,9 +119,7 @@ def _add(search: _Search, beams: Beams, tokens_BCN: jax.Array, scores_BC: jax.Ar
     return Ended(tokens_BWN, _take(jnp.concatenate([old.lengths_BW, lengths_BW], axis=1), chosen_BW), scores_BW)
 
 
-def _hopeful(
-    running_B: jax.Array, ended: Ended, beams: Beams, length: jax.Array, max_tokens: jax.Array
-) -> jax.Array:
+def _hopeful(running_B: jax.Array, ended: Ended, beams: Beams, length: jax.Array, max_tokens: jax.Array) -> jax.Array:
     """Whether the best running beam may still get among the ended ones."""
     if beams.early_stopping == "never":
         length = jnp.where(beams.length_penalty > 0, max_tokens, length)

@@ -75,12 +75,7 @@ def language_model_loss(
     vocab = (rules or ShardingRules()).vocab
 
     def loss(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        if unknown := sorted(set(batch) - KNOWN):
-            raise ValueError(f"the batch has {', '.join(unknown)}: a language model reads {', '.join(sorted(KNOWN))}")
-        options = {INPUTS[name]: array for name, array in batch.items() if name in INPUTS}
-        train = key is not None
-        rngs = {"dropout": key} if train else None
-        logits = apply(model, params, batch["inputs"], train=train, rngs=rngs, **options).logits
+        logits, train = _logits(model, params, batch, key), key is not None
         with jax.named_scope("loss"):
             nats = cross_entropy(
                 logits,
@@ -101,10 +96,16 @@ def span_loss(model: nn.Module) -> LossFn:
     """
 
     def loss(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        options = {INPUTS[name]: array for name, array in batch.items() if name in INPUTS}
-        rngs = None if key is None else {"dropout": key}
-        logits_BT2 = apply(model, params, batch["inputs"], train=key is not None, rngs=rngs, **options).logits
+        logits_BT2 = _logits(model, params, batch, key)
         nats_B2 = cross_entropy(jnp.swapaxes(logits_BT2, 1, 2), batch["targets"])
         return Sums(jnp.sum(jnp.mean(nats_B2, axis=1) * batch["weights"]), jnp.sum(batch["weights"]))
 
     return loss
+
+
+def _logits(model: nn.Module, params: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
+    if unknown := sorted(set(batch) - KNOWN):
+        raise ValueError(f"the batch has {', '.join(unknown)}: a network reads {', '.join(sorted(KNOWN))}")
+    options = {INPUTS[name]: array for name, array in batch.items() if name in INPUTS}
+    rngs = None if key is None else {"dropout": key}
+    return apply(model, params, batch["inputs"], train=key is not None, rngs=rngs, **options).logits

@@ -12,28 +12,31 @@ from train.records import RunError
 
 
 def plot_runs(runs: str | Path | Sequence[str | Path], out: str | Path) -> Path:
-    """Draws training loss (thin: raw, thick: running median) and held-out bits per byte over tokens, a colour a run.
+    """Draws training loss (thin: raw, thick: running median) and held-out scores over tokens, a colour a run.
 
-    `runs` are those of `read_runs`; the picture is a PNG at `out`.
+    The score is bits per byte, or nats per token where no run has bits: masked tokens are no text. `runs` are those of
+    `read_runs`; the picture is a PNG at `out`.
     """
     frame, out = read_runs(runs), Path(out)
-    if "loss" not in frame:
+    if not {"loss", "eval/loss"} & set(frame):
         raise RunError(f"no loss to draw in {runs}: train until the first record")
+    score = "eval/bits_per_byte" if "eval/bits_per_byte" in frame else "eval/loss"
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     loss, held_out = figure.subplots(1, 2)
     for number, (run, rows) in enumerate(frame.groupby("run", sort=False)):
         colour, label = f"C{number % 10}", Path(str(run)).name
-        trained = rows.dropna(subset=["loss"])
-        smooth = trained["loss"].rolling(max(len(trained) // 25, 1), min_periods=1, center=True).median()
-        loss.plot(trained["tokens"], trained["loss"], color=colour, alpha=0.25, linewidth=0.8)
-        loss.plot(trained["tokens"], smooth, color=colour, label=label)
-        if "eval/bits_per_byte" in rows:
-            scored = rows.dropna(subset=["eval/bits_per_byte"])
-            if scored.empty:
-                continue
-            tokens = pd.merge_asof(scored[["step"]], trained[["step", "tokens"]], on="step")["tokens"]
-            held_out.plot(tokens, scored["eval/bits_per_byte"], color=colour, marker="o", markersize=3, label=label)
-    for axes, title, unit in ((loss, "training loss", "nats per token"), (held_out, "held-out text", "bits per byte")):
+        trained = rows.dropna(subset=["loss"]) if "loss" in rows else rows.iloc[:0]
+        if len(trained):
+            smooth = trained["loss"].rolling(max(len(trained) // 25, 1), min_periods=1, center=True).median()
+            loss.plot(trained["tokens"], trained["loss"], color=colour, alpha=0.25, linewidth=0.8)
+            loss.plot(trained["tokens"], smooth, color=colour, label=label)
+        scored = rows.dropna(subset=[score]) if score in rows else rows.iloc[:0]
+        if len(scored):
+            logged = rows.dropna(subset=["tokens"])[["step", "tokens"]]
+            tokens = pd.merge_asof(scored[["step"]], logged, on="step")["tokens"]
+            held_out.plot(tokens, scored[score], color=colour, marker="o", markersize=3, label=label)
+    measure = "bits per byte" if score == "eval/bits_per_byte" else "nats per token"
+    for axes, title, unit in ((loss, "training loss", "nats per token"), (held_out, "held-out text", measure)):
         axes.set(title=title, xlabel="tokens", ylabel=unit)
         axes.grid(alpha=0.3)
         if axes.lines:

@@ -85,7 +85,7 @@ def test_shipped_config_is_a_valid_experiment(name):
     assert config.run.dir == f"runs/{name}"
     assert set(flat(config)) == set(flat(defaults.get_config()))
     model = dataclasses.replace(read.model, vocab_size=read.model.vocab_size or 1).resolved()
-    assert model.head_dim * model.num_heads == model.embed_dim
+    assert read.model.head_dim or model.head_dim * model.num_heads == model.embed_dim
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,10 +109,19 @@ def test_docstring_says_the_command_and_the_expectation(name):
         ("gpt2_774m", 774_030_080, 50_257),
         ("gpt2_1558m", 1_557_611_200, 50_257),
         ("gpt_7b", 6_738_415_616, 32_000),
+        ("llama3_8b", 8_030_261_248, 128_256),
+        ("bert_base", 109_514_298, 30_522),  # with the masked-LM head
+        ("bert_large", 335_174_458, 30_522),
+        ("bert_chinese", 102_290_312, 21_128),
+        ("t5_small", 76_961_152, 32_128),
+        ("t5_base", 247_577_856, 32_128),
+        ("t5_large", 783_150_080, 32_128),
+        ("t5_1_0_base", 222_903_552, 32_128),
     ],
 )
 def test_parameter_counts_are_the_published_ones(name, published, vocab):
     model = experiment.read(load(name)).model
+    model = dataclasses.replace(model, vocab_size=model.vocab_size or vocab)
     weights = jax.tree.leaves(parameters.weights(build(model)))
     padding = (model.vocab_size - vocab) * model.embed_dim
     assert sum(weight.size for weight in weights) - padding == published

@@ -63,6 +63,25 @@ def test_beams_for_every_sequence_find_what_exhaustive_search_finds(penalty):
             np.testing.assert_allclose(scores[w], by_tokens.pop(found), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("early_stopping", "tokens"), [(True, [3]), (False, [3]), ("never", [1, 1, 1, 1])])
+def test_never_waits_for_the_length_that_a_penalty_favours(early_stopping, tokens):
+    """After the end, scored log 0.6, the running 1 has log 0.39; squared, four tokens divide its sum by 16."""
+    p = jnp.asarray([[0.005, 0.39, 0.005, 0.6], [0.01, 0.97, 0.01, 0.01]])
+    ended = beam_search(
+        lambda last: jnp.log(p)[last],
+        lambda last, rows, token: jnp.minimum(token, 1),
+        jnp.zeros(1, jnp.int32),
+        Beams(1, 2.0, early_stopping),
+        jnp.int32(4),
+        batch=1,
+        capacity=4,
+        eos_ids=(EOS,),
+    )
+    assert ended.tokens_BWN[0, 0, : ended.lengths_BW[0, 0]].tolist() == tokens
+    best = np.log(0.6) if tokens == [3] else (np.log(0.39) + 3 * np.log(0.97)) / 16
+    np.testing.assert_allclose(ended.scores_BW[0, 0], best, rtol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def gpt():
     config = dataclasses.replace(tiny.GPT, init_std=0.3)

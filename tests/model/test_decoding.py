@@ -84,12 +84,12 @@ class Network:
         token = choose(allowed_1V, jax.random.fold_in(key, n)[None], sampling)[0]
         return token, jax.nn.log_softmax(logits_1V)[0, token]
 
-    def uncached(self, prompt, count, sampling=GREEDY, seed=0, source=0, eos=(), logprobs=False):
-        """What `run` must give for this row, from a network that reads the whole text for each token."""
+    def uncached(self, prompt, count, sampling=GREEDY, seed=0, source=0, eos=(), logprobs=False, first=0):
+        """What `run` must give for a row from token `first` on: the network reads the whole text for each token."""
         ids = [self.config.decoder_start_id, *prompt] if self.reads_source else list(prompt)
         inputs = {"source_BS": np.asarray([SOURCES[source]])} if self.reads_source else {}
         start, logps, sampling = len(ids), [], sampling.checked(64)
-        for n in range(count):
+        for n in range(first, first + count):
             padded = np.zeros((1, 32 if self.bounded else 64), np.int32)
             padded[0, : len(ids)] = ids
             token, logp = self._next(self.params, padded, len(ids), inputs, sampling, jax.random.key(seed), n, eos=eos)
@@ -202,11 +202,11 @@ def test_prompt_and_answer_fill_the_context_to_the_last_slot(gpt):
 
 
 def test_beyond_the_context_the_younger_half_is_read_anew(gpt):
-    prompt = list(range(12))
-    tokens = gpt.run([prompt], 40)[0].tolist()
-    assert tokens[:21] == gpt.uncached(prompt, 21)  # the last one sees the whole context
+    prompt, sampling = list(range(12)), Sampling(0.9)
+    tokens = gpt.run([prompt], 40, sampling)[0].tolist()
+    assert tokens[:21] == gpt.uncached(prompt, 21, sampling)  # the last one sees the whole context
     window = (prompt + tokens[:21])[-16:]
-    assert tokens[21:38] == gpt.uncached(window, 17)
+    assert tokens[21:38] == gpt.uncached(window, 17, sampling, first=21)
     assert len(tokens) == 40
 
 

@@ -63,27 +63,42 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", LLAMA | {"tie_word_embeddings": True}),
 }  # fmt: skip
 UNTIED = ("t5-1.1",)  # transformers 5 makes a T5 tied; published ones of 1.1 are not
+LARGER: dict[str, dict[str, Any]] = {  # other sizes, no two of them the same
+    "GPT2Config": {"vocab_size": 37, "n_positions": 70, "n_embd": 40, "n_layer": 3, "n_head": 5},
+    "BertConfig": {
+        "vocab_size": 37, "hidden_size": 40, "num_hidden_layers": 3, "num_attention_heads": 5, "intermediate_size": 56,
+        "max_position_embeddings": 70,
+    },
+    "T5Config": {
+        "vocab_size": 37, "d_model": 24, "d_kv": 10, "d_ff": 56, "num_layers": 3, "num_heads": 5,
+        "relative_attention_num_buckets": 16, "relative_attention_max_distance": 31,
+    },
+    "LlamaConfig": {
+        "vocab_size": 37, "hidden_size": 40, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2,
+        "intermediate_size": 56, "max_position_embeddings": 90, "head_dim": 12,
+    },
+}  # fmt: skip
 
 
-def make(kind: str) -> Any:
+def make(kind: str, seed: int = 0, *, larger: bool = False) -> Any:
     """A model whose every weight is random, biases and norms too."""
     model_name, config_name, keys = MODELS[kind]
-    torch.manual_seed(0)
+    keys = keys | (LARGER[config_name] if larger else {})
     model = getattr(transformers, model_name)(getattr(transformers, config_name)(**keys)).eval()
     if kind in UNTIED:
-        model.lm_head.weight = torch.nn.Parameter(torch.empty(19, 12))
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))
         model.all_tied_weights_keys.pop("lm_head.weight", None)
-    generator = torch.Generator().manual_seed(1)
+    rng = np.random.default_rng(seed)  # torch does not promise the same numbers on every machine
     with torch.no_grad():
         for name, weight in model.named_parameters():
             scale = weight.dim() == 1 and name.endswith("weight")
-            weight.copy_(scale + 0.3 * torch.randn(weight.shape, generator=generator))
+            weight.copy_(scale + 0.3 * torch.from_numpy(rng.normal(size=weight.shape)))
     return model
 
 
-def save(kind: str, folder: Path) -> Any:
+def save(kind: str, folder: Path, seed: int = 0, *, larger: bool = False) -> Any:
     """`make`, and saves it in `folder`."""
-    model = make(kind)
+    model = make(kind, seed, larger=larger)
     model.save_pretrained(folder)
     return model
 

@@ -100,15 +100,16 @@ def tessera_step(shape: dict[str, int]) -> Any:
     import jax
 
     from configs import defaults
+    from data.tokenizers import CharTokenizer
     from launch import experiment
-    from launch.train import assemble
+    from launch.program import assemble
     from train.mesh import place_batch
 
     config = defaults.get_config()
     config.model.update(num_layers=shape["layers"], num_heads=shape["heads"], embed_dim=shape["width"])
     config.model.update(max_length=shape["length"], vocab_size=shape["vocab"], scan_unroll=0)
     config.train.global_batch = shape["batch"]
-    program = assemble(experiment.read(config), vocab_size=shape["vocab"])
+    program = assemble(experiment.read(config), CharTokenizer("".join(map(chr, range(65)))))
     ids = random_ids(shape)
     arrays = {"inputs": ids[:, :-1], "targets": ids[:, 1:], "weights": np.ones((shape["batch"], shape["length"]), "f4")}
     with jax.set_mesh(program.mesh):

@@ -69,6 +69,7 @@ def get_config() -> ConfigDict:
             "tied_output": True,
             "scale_output": False,
             "logits_softcap": 0.0,
+            "prefix_lm": False,
             "decoder_start_id": 0,
             "dropout": 0.0,
             "init_std": 0.02,

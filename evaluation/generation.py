@@ -128,6 +128,8 @@ class Generator:
         if num_beams:
             if stop or logprobs or seed:
                 raise ValueError("num_beams goes without stop, logprobs and seed: beam search draws nothing")
+            if num_beams > 0 and not 1 <= num_samples <= num_beams:
+                raise ValueError(f"num_samples is {num_samples}: {num_beams} beams find 1 to {num_beams}")
             options = {"length_penalty": length_penalty, "early_stopping": early_stopping, "sources": sources}
             counts = {"max_tokens": max_tokens, "num_beams": num_beams, "num_samples": num_samples}
             return self.beams(prompts, **counts, **options, **sampling)

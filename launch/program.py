@@ -114,7 +114,7 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
     objective = make_objective(o, max_length=experiment.model.max_length, tokenizer=tokenizer)
     for shape, _ in objective.features.values():
         check_length(mesh, rules, shape[0])
-    config = _with_vocabulary(experiment.model, tokenizer)
+    config = _completed(experiment.model, tokenizer, o.name)
     model = build(config, rules)
     weights = parameters.weights(model)
     optimizer = make_optimizer(experiment.optimizer, weights)
@@ -147,10 +147,12 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
     )
 
 
-def _with_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+def _completed(config: ModelConfig, tokenizer: Tokenizer, objective: str) -> ModelConfig:
+    """With what the tokeniser and the objective say: vocabulary, the start of a decoder, how a prompt is read."""
     size = tokenizer.vocab_size
     if config.architecture == "encoder_decoder":  # T5: the decoder starts with the padding
         config = dataclasses.replace(config, decoder_start_id=tokenizer.special_ids["pad"])
+    config = dataclasses.replace(config, prefix_lm=objective == "prefix_lm")
     if not config.vocab_size:
         return dataclasses.replace(config, vocab_size=size).resolved()
     if config.vocab_size < size:

@@ -21,6 +21,7 @@ from model import parameters
 from model.build import build
 from model.config import ModelConfig
 from model.pretrained.export import export
+from model.pretrained.safetensors_files import read_json
 from model.pretrained.weights import LoadReport, WeightsError, load_weights, read_config
 from model.sharding import ShardingRules
 from train.checkpoint import save_params
@@ -29,6 +30,7 @@ from train.records import RunError, environment, write_json
 
 # All that Tessera reads of a repository: weights only as safetensors, never a pickle, never code.
 FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "vocab.txt", "*.model", "vocab.bpe")
+MEANS = "pooling_mode_mean_tokens"
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -62,23 +64,23 @@ def find(name: str | Path) -> Path:
         RunError: neither, or no network; with what to do.
     """
     folder = Path(name).expanduser()
-    if folder.exists() or not HUB_NAME.fullmatch(str(name)):
+    meant = "/" in str(name) and folder.parent.is_dir()  # runs/mistyped is no name of the hub where there is a runs
+    if folder.exists() or meant or not HUB_NAME.fullmatch(str(name)):
         return folder
+    nothing = f"{name} is not the folder of a run or a model"
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
     except ImportError:
-        raise RunError(
-            f"there is no folder {name}. If it is the name of a model of the hub: pip install 'tessera-lm[hub]'"
-        ) from None
+        raise RunError(f"{nothing}. If it is the name of a model of the hub: pip install 'tessera-lm[hub]'") from None
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(FILES)))
     except RepositoryNotFoundError as error:
-        raise RunError(f"there is neither a folder {name} nor a model of that name on the hub") from error
+        raise RunError(f"{nothing}, nor the name of a model of the hub") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise RunError(
-            f"there is no folder {name}, and the hub cannot be reached ({type(error).__name__}): on a machine with a "
-            f"network, fetch {name} with huggingface_hub, copy the folder here and give its path"
+            f"{nothing}, and the hub cannot be reached ({type(error).__name__}): on a machine with a network, fetch "
+            f"{name} with huggingface_hub, copy the folder here and give its path"
         ) from error
 
 
@@ -125,9 +127,14 @@ def warn_of(published: Published, folder: Path) -> None:
     if report.unused:
         shown = ", ".join(report.unused[:4]) + (", …" if len(report.unused) > 4 else "")
         warnings.warn(f"{folder}: {len(report.unused)} tensors were not used: {shown}", stacklevel=3)
-    pooling = folder / "1_Pooling" / "config.json"
-    if pooling.is_file() and not json.loads(pooling.read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"):
+    pooling = folder / "1_Pooling" / "config.json"  # of sentence-transformers
+    if pooling.is_file() and not _means(read_json(pooling)):
         warnings.warn(f"{folder}: its own embeddings are not means over tokens; `embed` takes means", stacklevel=3)
+
+
+def _means(pooling: dict[str, Any]) -> bool:
+    """Whether sentence-transformers pools by the mean and by nothing else, which it would put beside it."""
+    return [key for key, on in pooling.items() if on is True and key.startswith("pooling_mode")] == [MEANS]
 
 
 def import_run(source: str | Path, run: str | Path, *, param_dtype: str = "float32") -> Published:

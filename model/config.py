@@ -75,6 +75,7 @@ class ModelConfig:
     tied_output: bool = True  # the output projection is the embedding table
     scale_output: bool = False  # times 1 / sqrt(embed_dim) before a tied output (T5 1.0)
     logits_softcap: float = 0.0  # logits become c * tanh(l / c); 0 = off
+    prefix_lm: bool = False  # a decoder that reads its prompt in both directions; training by prefix_lm sets it
     decoder_start_id: int = 0  # what the decoder of an encoder-decoder begins with (T5: the padding)
     # Numerics
     dropout: float = 0.0  # rate on embeddings, attention weights and branch outputs
@@ -165,6 +166,8 @@ class ModelConfig:
             raise ValueError(f"model.num_labels is {self.num_labels}: with head {self.head!r} it must be {need}")
         if self.head in ("masked_lm", "pretraining") and not self.tied_output:
             raise ValueError(f"model.tied_output is False: the {self.head} head is tied to the embedding")
+        if self.prefix_lm and self.architecture != "decoder":
+            raise ValueError(f"model.prefix_lm is True: only a decoder has a prompt, not {self.architecture!r}")
         if self.scale_output and not self.tied_output:
             raise ValueError("model.scale_output is True: only a tied output is scaled")
 

@@ -73,11 +73,11 @@ def empty_cache(config: ModelConfig, rules: ShardingRules, batch: int, slots: in
 
 
 def prefill(
-    model: nn.Module, params: Any, ids_BT: jax.Array, segments_BT: jax.Array, cache: Any, **source: jax.Array
+    model: nn.Module, params: Any, ids_BT: jax.Array, segments_BT: jax.Array, cache: Any, **more: jax.Array
 ) -> DecodeState:
-    """Reads left-padded prompts (segment 0 is padding) into an empty cache; `source` is as in `EncoderDecoder`."""
+    """Reads left-padded prompts (segment 0 is padding) into an empty cache; `more` is what else `apply` is to see."""
     positions_BT = jnp.maximum(jnp.cumsum(segments_BT, axis=1) - 1, 0)
-    inputs = {"segments_BT": segments_BT, "positions_BT": positions_BT, **source}
+    inputs = {"segments_BT": segments_BT, "positions_BT": positions_BT, **more}
     output = apply(model, params, ids_BT, cache=cache, last=True, **inputs)
     finished_B = jnp.zeros(len(ids_BT), bool)
     return DecodeState(output.cache, output.logits[:, 0], positions_BT[:, -1] + 1, finished_B, jnp.int32(0))
@@ -328,7 +328,8 @@ class Decoder:
     def _start(self, params: Any, arrays: dict[str, jax.Array], slots: int) -> DecodeState:
         source_length = arrays["source_BS"].shape[1] if "source_BS" in arrays else 0
         cache = empty_cache(self.config, self.rules, len(arrays["ids_BT"]), slots, source_length)
-        return prefill(self.model, params, cache=cache, **arrays)
+        prefix = {"prefix_BT": arrays["segments_BT"]} if self.config.prefix_lm else {}
+        return prefill(self.model, params, cache=cache, **arrays, **prefix)
 
     def _checked(self, sampling: Sampling, max_tokens: int, vocab_limit: int, eos_ids: tuple[int, ...]) -> Sampling:
         V = self.config.vocab_size

@@ -16,7 +16,7 @@ from tests.model.pretrained.reference import generate, record
 
 def write(kind: str, folder: Path) -> Case:
     """Saves the model of `kind` in `folder`, and its case beside it."""
-    model = models.save(kind, folder)
+    model = models.save(kind, folder, KINDS[kind])
     case = record(model, folder)
     if kind in GENERATED:
         case |= generate(model, GENERATED[kind])

@@ -67,7 +67,7 @@ def outputs(config: Any, model: Any, batch: dict[str, np.ndarray]) -> dict[str, 
 
 
 def generate(model: Any, max_tokens: int) -> Case:
-    """Greedy and beam-search answers to PROMPTS: `greedy/ids`, `beam/ids` and `beam/scores`, -1 behind the end."""
+    """Greedy and beam-search answers to PROMPTS: `greedy/ids`, `beam/ids`, `beam/scores`; -1 is filling."""
     eos, pad, longest = model.config.eos_token_id, model.config.pad_token_id, max(map(len, PROMPTS))
     encodes = model.config.is_encoder_decoder
     rows = [(prompt, [pad] * (longest - len(prompt))) for prompt in PROMPTS]
@@ -88,6 +88,7 @@ def generate(model: Any, max_tokens: int) -> Case:
         return filled
 
     return {
+        "prompts": np.array([prompt + [-1] * (longest - len(prompt)) for prompt in PROMPTS], np.int32),
         "greedy/ids": answers(greedy),
         "beam/ids": answers(beams.sequences).reshape(len(PROMPTS), BEAMS, max_tokens),
         "beam/scores": beams.sequences_scores.numpy().reshape(len(PROMPTS), BEAMS),

@@ -22,7 +22,7 @@ class Encoder(Network):
         With `pairs`, each text is followed by its partner, which has token type 1. `<mask>` in a text is the mask.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        partners = [pairs] if isinstance(pairs, str) else (pairs or [None] * len(texts))
+        partners = [pairs] if isinstance(pairs, str) else [None] * len(texts) if pairs is None else list(pairs)
         if len(partners) != len(texts):
             raise ValueError(f"{len(texts)} texts and {len(partners)} partners: give one partner for each text")
         rows, types = [], []

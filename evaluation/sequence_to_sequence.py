@@ -11,7 +11,7 @@ from data.tokenizers import Tokenizer
 from evaluation.generation import Generator
 from evaluation.language_model import plain
 from evaluation.network import BATCH, Network
-from evaluation.special_text import decode_filled, encode_marked
+from evaluation.special_text import decode_filled, encode_marked, sentinel_ids
 from model.config import ModelConfig
 from model.losses import language_model_loss
 from model.sharding import ShardingRules
@@ -98,16 +98,25 @@ class SequenceToSequence(Network):
         """The text with each of its sentinels, `<extra_0>`, `<extra_1>`, …, replaced by what the model puts there."""
         if options.get("num_samples", 1) != 1:
             raise ValueError(f"num_samples is {options['num_samples']}: fill gives one text")
+        if not self._has_sentinel(text):
+            raise ValueError(f"{text!r} has no <extra_0> to fill")
         answer = self.generate(text, max_tokens=max_tokens, seed=seed, details=True, **options)
         return decode_filled(self.tokenizer, encode_marked(self.tokenizer, text), answer.ids)
 
     def complete(self, prompts: Sequence[str], *, max_tokens: int, temperature: float, seed: int) -> list[str]:
-        """Each prompt with its sentinels filled: what a sample in the middle of training shows."""
-        return [self.fill(text, max_tokens=max_tokens, temperature=temperature, seed=seed) for text in prompts]
+        """Each prompt with its sentinels filled, or followed by its answer: what a sample while training shows."""
+        options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        return [
+            self.fill(text, **options) if self._has_sentinel(text) else f"{text}\n-> {self.generate(text, **options)}"
+            for text in prompts
+        ]
 
     def check(self, prompt: str) -> None:
         """Raises ValueError for a prompt that `complete` could not read."""
         self.stream([prompt], max_tokens=1, seeds=[0])
+
+    def _has_sentinel(self, text: str) -> bool:
+        return not sentinel_ids(self.tokenizer).isdisjoint(encode_marked(self.tokenizer, text))
 
     def _wrapped(self, text: str) -> list[int]:
         return self.tokenizer.wrap(encode_marked(self.tokenizer, text))

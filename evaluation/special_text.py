@@ -25,9 +25,14 @@ def encode_marked(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
+def sentinel_ids(tokenizer: Tokenizer) -> set[int]:
+    """The ids of `<extra_0>`, `<extra_1>`, …"""
+    return {id for name, id in tokenizer.special_ids.items() if name.startswith("extra_")}
+
+
 def decode_filled(tokenizer: Tokenizer, ids: Sequence[int], answer: Sequence[int]) -> str:
     """The text of `ids`, each sentinel replaced by what follows it in `answer` (Raffel et al. 2020, figure 2)."""
-    sentinels = {id for name, id in tokenizer.special_ids.items() if name.startswith("extra_")}
+    sentinels = sentinel_ids(tokenizer)
     spans: dict[int, list[int]] = {}
     current: list[int] = []
     for token in answer:

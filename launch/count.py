@@ -40,18 +40,19 @@ def count(config: ConfigDict, experiment: Experiment, *, fresh: bool, console: C
         if (folder / TABLE).is_file():
             console.say(f"run {folder} is complete    anew: --fresh")
             return 0
+        lm = LanguageModel(model, None, tokenizer, single_device_mesh())
+        scores.check_prompts(lm, experiment)
         write_run(folder, record, tokenizer)
         started = time.perf_counter()
-        table = count_ngrams(np.asarray(corpus.train.tokens), model.vocab_size, model.ngram_order)
+        lm.params = table = count_ngrams(np.asarray(corpus.train.tokens), model.vocab_size, model.ngram_order)
         seconds = time.perf_counter() - started
         size = sum(array.nbytes for array in table.values()) / 1e6
         console.say(f"counted {corpus.train.num_tokens:,} tokens in {seconds:.1f} s: a table of {size:.1f} MB")
-        save_ngram(folder / TABLE, table)
-        log = MetricsLog(folder, tensorboard=experiment.run.tensorboard)
         values = held_out_scores(experiment, model, table, corpus)
+        log = MetricsLog(folder, tensorboard=experiment.run.tensorboard)
         log.write({"step": 1, "tokens": corpus.train.num_tokens, "elapsed": seconds, **values})
         log.close()
-        lm = LanguageModel(model, table, tokenizer, single_device_mesh())
+        save_ngram(folder / TABLE, table)  # after the scores: where there is a table, the run is complete
         scores.write_samples(lm, experiment, folder, 1, console)
         scores.farewell(console, folder, experiment, time.monotonic() - began, saved=folder / TABLE)
         return 0

@@ -42,15 +42,22 @@ def evaluator(experiment: Experiment, program: Program, corpus: Corpus) -> Calla
 def sampler(experiment: Experiment, program: Program, folder: Path, console: Console) -> Callable[[Any, int], None]:
     """`sample(params, step)`: answers the prompts of the config with the parameters of the moment, on their mesh."""
     lm = ask(program.config, None, program.tokenizer, program.mesh, experiment.rules)
-    # A prompt that the model cannot answer is found now, not after the last step.
-    for prompt in experiment.train.sample_prompts:
-        lm.check(prompt)
+    check_prompts(lm, experiment)
 
     def sample(params: Any, step: int) -> None:
         lm.params = params
         write_samples(lm, experiment, folder, step, console)
 
     return sample
+
+
+def check_prompts(lm: AnyModel, experiment: Experiment) -> None:
+    """Raises ValueError for a prompt that the model cannot answer: now, not after the last step."""
+    for prompt in experiment.train.sample_prompts:
+        try:
+            lm.check(prompt)
+        except ValueError as error:
+            raise ValueError(f"train.sample_prompts: {error}") from error
 
 
 def write_samples(lm: AnyModel, experiment: Experiment, folder: Path, step: int, console: Console) -> None:
@@ -70,18 +77,20 @@ def farewell(console: Console, folder: Path, experiment: Experiment, seconds: fl
     """Scores, picture, and what to do next."""
     last = [record for record in read_metrics(folder) if "eval/loss" in record][-1]
     picture = plot_runs([folder], folder / "loss.png")
-    prompt = json.dumps(next(iter(experiment.train.sample_prompts), "def "))
+    example = {"encoder": "a <mask>", "encoder_decoder": "a <extra_0>"}.get(experiment.model.architecture, "def ")
+    prompt = json.dumps(next(iter(experiment.train.sample_prompts), example))
     bits = f"   {last['eval/bits_per_byte']:.3f} bits per byte" if "eval/bits_per_byte" in last else ""
     ask_it = {
         "encoder": f'tessera.load("{folder}").fill({prompt})',
         "encoder_decoder": f'tessera.load("{folder}").fill({prompt}, max_tokens=50)',
     }.get(experiment.model.architecture, f'tessera.load("{folder}").generate({prompt}, max_tokens=50)')
+    samples = folder / "samples.md" if experiment.train.sample_prompts else "none: train.sample_prompts is empty"
     lines = [
         f"\nheld-out loss {last['eval/loss']:.4f} nats/token   perplexity {last['eval/perplexity']:.2f}{bits}   "
-        f"after {last['step']} steps, {duration(seconds)}",
+        f"after {last['step']} step{'s' * (last['step'] != 1)}, {duration(seconds)}",
         f"loss plot    {picture}",
         f"saved        {saved}",
-        f"samples      {folder / 'samples.md'}\n",
+        f"samples      {samples}\n",
         "next:",
         "  tessera train --config=… --config.run.dir=… --config.optimizer.peak_lr=1e-3   # another run",
         f"  tessera plot {folder} …   # and their curves in one picture",

@@ -125,13 +125,28 @@ def places(family: Family, config: ModelConfig, leaves: Mapping[str, Any]) -> di
 
 
 def read_keys(keys: Mapping[str, Any], table: Keys) -> dict[str, Any]:
-    """Fields of a ModelConfig by the `table` of a family; KeyError for a key that is missing and has no default."""
-    return {ours: keys.get(name, *default) if default else keys[name] for name, (ours, *default) in table.items()}
+    """Fields of a ModelConfig by the `table` of a family.
+
+    Raises:
+        KeyError: a key that is missing and has no default. WeightsError: a value of another type than the field's.
+    """
+    found = {}
+    for name, (ours, *default) in table.items():
+        found[ours] = keys.get(name, *default) if default else keys[name]
+        require_kind(name, ours, found[ours])
+    return found
 
 
 def write_keys(config: ModelConfig, table: Keys) -> dict[str, Any]:
     """The keys of a config.json by the same table."""
     return {name: getattr(config, ours) for name, (ours, *_) in table.items()}
+
+
+def require_kind(name: str, ours: str, value: Any) -> None:
+    """WeightsError for the value of key `name` if our field has another type; an int is a float too."""
+    kind = _KINDS[ours]
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise WeightsError(f"config.json: {name} is {value!r}: it must be of type {kind.__name__}")
 
 
 def require(keys: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> None:
@@ -169,6 +184,7 @@ def _listed(values: Any) -> str:
     return " or ".join(sorted(map(repr, values)))
 
 
+_KINDS = {field.name: type(field.default) for field in dataclasses.fields(ModelConfig)}
 _NEVER = {  # in any family
     "quantization_config": (None,),
     "per_layer_config": (None, {}),

@@ -13,7 +13,7 @@ from model.config import ModelConfig
 from model.parameters import Params, Weight, named_leaves
 from model.pretrained.families import FAMILIES, family_of
 from model.pretrained.folders import open_folder
-from model.pretrained.mapping import Place, places
+from model.pretrained.mapping import Place, places, require_kind
 from model.pretrained.names import Names
 from model.pretrained.safetensors_files import Tensor, WeightsError, read_json
 
@@ -60,14 +60,12 @@ def read_config(folder: str | Path) -> tuple[ModelConfig, str]:
             own, repeated = output in names.tensors, names.repeated(output)
             tied = not own or (repeated is not None and names.equal(output, repeated))
             config = dataclasses.replace(config, tied_output=tied)
+        for name, value in dataclasses.asdict(config).items():
+            require_kind(name, name, value)
     except KeyError as error:
         raise WeightsError(f"{folder}/config.json has no {error}: get the file again") from error
     except (TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{folder}: {error}") from error
-    for field in dataclasses.fields(config):
-        value, like = getattr(config, field.name), type(field.default)
-        if type(value) is not like and not (like is float and type(value) is int):
-            raise WeightsError(f"{folder}/config.json: {field.name} is {value!r}: it must be of type {like.__name__}")
     return config, kind
 
 

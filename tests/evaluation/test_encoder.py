@@ -224,6 +224,7 @@ def test_complete_shows_what_would_fill_the_masks(bert):
         (lambda lm: lm.check("abc"), "a prompt needs a <mask> and at most 24 tokens: 'abc'"),
         (lambda lm: lm.check("<mask>" + "a" * 22), "a prompt needs a <mask> and at most 24 tokens"),
         (lambda lm: lm.inputs(["a", "b"], ["c"]), "2 texts and 1 partners: give one partner for each text"),
+        (lambda lm: lm.inputs(["a", "b"], []), "2 texts and 0 partners: give one partner for each text"),
         (lambda lm: lm.inputs([]), "no text was given: pass at least one"),
     ],
 )

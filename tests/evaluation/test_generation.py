@@ -14,6 +14,7 @@ from model import parameters
 from model.build import build
 from model.config import ModelConfig
 from model.ngram_table import count_ngrams
+from model.transformer import apply
 from tests import tiny
 
 LETTERS = WithSpecials(CharTokenizer("abcdefgh"), ["eos"])
@@ -31,15 +32,19 @@ def recital():
     return ask(ModelConfig(architecture="ngram", vocab_size=257, ngram_order=6), table, ByteTokenizer(), tiny.mesh())
 
 
-@pytest.fixture(scope="module")
-def gpt():
-    """A network of chance over eight letters and an end; three more rows than there are ids."""
-    model, mesh = build(GPT), tiny.mesh()
+def made(config):
+    model, mesh = build(config), tiny.mesh()
     with jax.set_mesh(mesh):
         params = jax.jit(lambda: parameters.init(model, jax.random.key(0)))()
         keys = iter(jax.random.split(jax.random.key(1), 99))
         params = jax.tree.map(lambda p: p + 0.2 * jax.random.normal(next(keys), p.shape), params)
-    lm = ask(GPT, params, LETTERS, mesh)
+    return ask(config, params, LETTERS, mesh)
+
+
+@pytest.fixture(scope="module")
+def gpt():
+    """A network of chance over eight letters and an end; three more rows than there are ids."""
+    lm = made(GPT)
     assert isinstance(lm, LanguageModel)
     return lm
 
@@ -76,6 +81,7 @@ def cut(text, *stops):
         ["o"],
         ["###", "<e4", "zzz"],  # the second of them comes first
         ["five", "five —"],
+        ["e>", "n <e>"],  # one token ends both: the text ends before the one that begins first
         ["ve — at last ### s"],  # longer than a chunk of tokens
     ],
     ids=str,
@@ -181,6 +187,23 @@ def test_details_are_tokens_and_their_log_probabilities(gpt):
     assert 0 < ended <= 8  # none of those with min_tokens
 
 
+def test_a_prefix_lm_reads_its_prompt_in_both_directions():
+    """Drawn and searched. `logits`, which have no prompt, see the past alone and say something else."""
+    lm = made(dataclasses.replace(GPT, prefix_lm=True, num_layers=2))
+    prompt = [EOS, *LETTERS.encode("abcdef")]
+    found = lm.generate("abcdef", max_tokens=5, min_tokens=5, details=True)
+    ids = np.array([[*prompt, *found.ids]], np.int32)
+    prefix = (np.arange(ids.shape[1]) < len(prompt)).astype(np.int32)[None]
+    with jax.set_mesh(lm.mesh):
+        run = jax.jit(lambda params, ids, prefix: apply(lm.network, params, ids, prefix_BT=prefix).logits)
+        logp_TV = np.asarray(jax.nn.log_softmax(run(lm.params, ids, prefix)[0, len(prompt) - 1 : -1]))
+    expected = logp_TV[np.arange(5), found.ids]
+    np.testing.assert_allclose(found.logprobs, expected, atol=1e-4)
+    assert np.abs(expected - by_hand(lm, "abcdef", found.ids)).max() > 0.01
+    (best,) = lm.generate(["abcdef"], max_tokens=1, num_beams=2, details=True)
+    assert best.score == pytest.approx(float(logp_TV[0].max()), abs=1e-4)
+
+
 def test_beams_are_sorted_and_scored(gpt):
     found = gpt.generate("abc", max_tokens=6, num_beams=4, num_samples=4, length_penalty=0.5, details=True)
     scores = [answer.score for answer in found]
@@ -258,4 +281,3 @@ def test_a_decoder_embeds_by_its_last_norm(gpt):
     np.testing.assert_allclose(gpt.embed(["abcdefgh", "abc"])[1], vector, atol=1e-6)
     with pytest.raises(ValueError, match="text 0 has no tokens: pass at least one"):
         gpt.embed("")
-    assert dataclasses.replace(GPT).resolved() == gpt.config

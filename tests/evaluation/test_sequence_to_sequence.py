@@ -180,7 +180,8 @@ def test_fill_puts_the_answer_in_its_place(t5, monkeypatch):
     answer = t5.generate("a<extra_0>b", details=True, **options)
     expected = decode_filled(TOKENIZER, [*b"a", FIRST, *b"b"], answer.ids)
     assert t5.fill("a<extra_0>b", **options) == expected
-    assert t5.complete(["a<extra_0>b"], seed=0, **options) == [expected]
+    plain = f"ab\n-> {t5.generate('ab', **options)}"  # nothing to fill: an answer
+    assert t5.complete(["a<extra_0>b", "ab"], seed=0, **options) == [expected, plain]
     said = dataclasses.replace(answer, ids=[FIRST, *b"XY", SECOND, *b"Z", EOS])
     monkeypatch.setattr(t5, "generate", lambda *_, **__: said)
     assert t5.fill("a<extra_0>b<extra_1>", **options) == "aXYbZ"
@@ -199,6 +200,7 @@ def test_fill_puts_the_answer_in_its_place(t5, monkeypatch):
         (lambda lm: lm.loss([], []), "the texts have no token to predict: pass at least one"),
         (lambda lm: lm.generate([], max_tokens=2), "no prompt was given: pass at least one"),
         (lambda lm: lm.generate("<mask>", max_tokens=2), "the text has <mask>, for which this tokeniser has no id"),
+        (lambda lm: lm.fill("abc", max_tokens=4), "'abc' has no <extra_0> to fill"),
         (lambda lm: lm.fill("<extra_0>", max_tokens=4, num_samples=2), "num_samples is 2: fill gives one text"),
     ],
 )

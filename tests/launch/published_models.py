@@ -15,6 +15,7 @@ from launch.saved import RUN_FILE
 from model import parameters
 from model.build import build
 from model.config import ModelConfig
+from model.ngram_table import save_ngram
 from model.pretrained.export import export
 from tests import tiny
 from train.checkpoint import save_params
@@ -77,18 +78,20 @@ def make(folder: Path, family: str, **changes):
     return params
 
 
-def make_run(folder: Path, config: ModelConfig, params=None) -> Path:
-    """A run of bytes as training writes it, less its logs; of an n-gram, `params` are its table."""
-    from model.ngram_table import save_ngram
-
-    tokenizer = ByteTokenizer()
+def make_run(folder: Path, config: ModelConfig, params=None, tokenizer=None) -> Path:
+    """A run, of bytes if nothing else is said, as training writes it, less its logs; `params` of an n-gram: a table."""
+    tokenizer = tokenizer or ByteTokenizer()
     folder.mkdir()
     tokenizer.save(folder / "tokenizer")
     if config.architecture == "ngram":
         save_ngram(folder / TABLE, params)
     else:
         save_params(folder / "checkpoints", random_params(config) if params is None else params)
-    record = {"config": {}, "model": dataclasses.asdict(config.resolved()), "fingerprints": {"tokenizer": ""}}
+    record = {
+        "config": {"seed": 0},
+        "model": dataclasses.asdict(config.resolved()),
+        "fingerprints": {"tokenizer": tokenizer.fingerprint},
+    }
     write_json(folder / RUN_FILE, record)
     return folder
 

@@ -15,8 +15,10 @@ from evaluation.language_model import LanguageModel
 from evaluation.sequence_to_sequence import SequenceToSequence
 from launch import train
 from tests import tiny
+from train.console import Console
 from train.records import read_metrics
 
+STEPS = 12
 T5 = {
     "model.architecture": "encoder_decoder",
     "model.positions": "relative",
@@ -33,7 +35,7 @@ FAMILIES = {
         "train.sample_prompts": ("ab<mask>",),
     },
     "span_corruption": T5 | {"objective.name": "span_corruption"},
-    "ul2": T5 | {"objective.name": "ul2"},
+    "ul2": T5 | {"objective.name": "ul2", "train.sample_prompts": ()},
     "prefix_lm": {"objective.name": "prefix_lm", "objective.label_smoothing": 0.1, "train.sample_prompts": ("ab",)},
     "lstm": {"model.architecture": "lstm", "train.sample_prompts": ("ab",)},
     "ngram": {
@@ -49,6 +51,8 @@ CLASSES = {"masked_lm": Encoder, "span_corruption": SequenceToSequence, "ul2": S
 def config_of(folder, name):
     config = tiny.config(folder)
     config.model.num_layers = 1
+    config.train.update(steps=STEPS, eval_every=STEPS // 2, eval_sequences=16)
+    config.checkpoint.every_steps = STEPS
     config.update_from_flattened_dict(FAMILIES[name])
     return config
 
@@ -60,8 +64,10 @@ def trained(tmp_path_factory):
 
     def folder(name):
         if name not in folders:
-            made = tmp_path_factory.mktemp(name)
-            assert train.run(config_of(made, name)) == train.DONE
+            made, lines, console = tmp_path_factory.mktemp(name), [], Console()
+            console.say = lambda text="": lines.append(text)
+            assert train.run(config_of(made, name), console=console) == train.DONE
+            (made / "said.txt").write_text("\n".join(lines))
             folders[name] = made
         return folders[name] / "run"
 
@@ -75,25 +81,50 @@ def test_a_run_learns_and_can_be_asked(trained, name, capsys):
     if name == "ngram":
         assert len(records) == 1 and 1 < records[0]["eval/loss"] < np.log(8)  # eight letters and blanks
     else:
-        assert [record["step"] for record in records] == list(range(1, 21))
+        assert [record["step"] for record in records] == list(range(1, STEPS + 1))
         size = json.loads((run / "config.json").read_text())["model"]["vocab_size"]
         assert records[0]["loss"] == pytest.approx(np.log(size), rel=0.1)
         assert records[-1]["loss"] < records[0]["loss"] - 1
-        assert records[19]["eval/loss"] < records[9]["eval/loss"]
+        assert records[-1]["eval/loss"] < records[STEPS // 2 - 1]["eval/loss"]
     assert ("eval/bits_per_byte" in records[-1]) == (name in ("prefix_lm", "lstm", "ngram"))
     lm = tessera.load(run)
     assert type(lm) is CLASSES.get(name, LanguageModel)
-    prompt = FAMILIES[name]["train.sample_prompts"][0]
-    steps = 1 if name == "ngram" else 20
-    options = {"max_tokens": 8, "temperature": 0.8, "seed": 0}
-    shown = (run / "samples.md").read_text()
-    assert shown.endswith(f"## Step {steps}\n\n```\n{lm.complete([prompt], **options)[0]}\n```\n\n")
     # The same command again.
     capsys.readouterr()
-    before = (run / "metrics.jsonl").read_bytes()
+    before = {path: path.read_bytes() for path in run.glob("*.*")}
     assert train.run(config_of(run.parent, name)) == train.DONE
     assert "is complete" in capsys.readouterr().out
-    assert (run / "metrics.jsonl").read_bytes() == before and (run / "samples.md").read_text() == shown
+    assert {path: path.read_bytes() for path in run.glob("*.*")} == before
+
+
+@pytest.mark.parametrize("name", ["masked_lm", "span_corruption", "prefix_lm", "lstm", "ngram"])
+def test_samples_are_what_the_finished_run_says(trained, name):
+    run = trained(name)
+    lm, (prompt,) = tessera.load(run), FAMILIES[name]["train.sample_prompts"]
+    (text,) = lm.complete([prompt], max_tokens=8, temperature=0.8, seed=0)
+    step = 1 if name == "ngram" else STEPS
+    assert (run / "samples.md").read_text() == f"## Step {step}\n\n```\n{text}\n```\n\n"
+
+
+def test_a_run_without_prompts_has_no_samples(trained):
+    run = trained("ul2")
+    assert not (run / "samples.md").exists()
+    assert "samples      none: train.sample_prompts is empty" in (run.parent / "said.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("masked_lm", '.fill("ab<mask>"))'),
+        ("span_corruption", '.fill("abc<extra_0>", max_tokens=50))'),
+        ("ul2", '.fill("a <extra_0>", max_tokens=50))'),
+        ("lstm", '.generate("ab", max_tokens=50))'),
+        ("ngram", "after 1 step, "),
+        ("ngram", "a table of "),
+    ],
+)
+def test_a_run_ends_with_what_to_do_next(trained, name, says):
+    assert says in (trained(name).parent / "said.txt").read_text()
 
 
 def test_the_tokeniser_of_a_run_has_the_ids_of_its_objective(trained):
@@ -124,7 +155,7 @@ def test_a_masked_run_that_was_stopped_goes_on_as_if_it_was_not(trained, tmp_pat
     for x, y in pairs:
         np.testing.assert_array_equal(x, y)
     losses = [[record["loss"] for record in read_metrics(run)] for run in (broken, whole)]
-    assert losses[0] == losses[1] and len(set(losses[0])) == 20
+    assert losses[0] == losses[1] and len(set(losses[0])) == STEPS
 
 
 def test_the_scores_of_an_ngram_run_are_those_of_its_logits(trained):
@@ -143,6 +174,25 @@ def test_the_scores_of_an_ngram_run_are_those_of_its_logits(trained):
     assert record["eval/perplexity"] == pytest.approx(np.exp(np.mean(nats)), rel=1e-4)
     assert record["eval/bits_per_byte"] == pytest.approx(np.sum(nats) / np.log(2) / (len(nats) - 1), rel=1e-5)
     assert record["step"] == 1 and record["tokens"] == int(len(text) * 0.9) + 1
+
+
+def test_counting_that_could_not_be_scored_is_done_again(tmp_path, monkeypatch):
+    config = config_of(tmp_path, "ngram")
+    with monkeypatch.context() as patch:
+        patch.setattr("launch.count.held_out_scores", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train.run(config)
+    assert train.run(config) == train.DONE
+    assert len(read_metrics(tmp_path / "run")) == 1 and (tmp_path / "run" / "samples.md").exists()
+
+
+def test_a_prompt_that_cannot_be_answered_is_found_before_counting(tmp_path, monkeypatch):
+    monkeypatch.setattr("launch.count.count_ngrams", lambda *_: pytest.fail("counted"))
+    config = config_of(tmp_path, "ngram")
+    config.data.tokenizer = "char"
+    config.train.sample_prompts = ("abZ",)
+    with pytest.raises(ValueError, match="train.sample_prompts: character 'Z' .* at position 2 is not among"):
+        train.run(config)
 
 
 MISMATCHES = {
@@ -188,7 +238,7 @@ def test_a_prompt_that_cannot_be_answered_is_found_before_training(tmp_path, mon
     monkeypatch.setattr("launch.program.Program.compile", lambda self: pytest.fail("compiled"))
     config = config_of(tmp_path, name)
     config.train.sample_prompts = (prompt,)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=f"train.sample_prompts: {says}"):
         train.run(config)
 
 

@@ -11,6 +11,7 @@ KINDS = {  # and the seed of the weights; of those that generate, one whose answ
     "gpt2": 0, "gpt2-untied": 14, "bert-pretraining": 0, "bert-classes": 0, "bert-span": 0, "roberta-mlm": 0, "t5": 0,
     "t5-1.1": 31, "llama-3": 0, "llama-biases": 0, "mistral": 0, "qwen3": 0,
 }  # fmt: skip
+TRANSFORMER = "transformer-2017"  # torch.nn.Transformer
 GENERATED = {"gpt2-untied": 7, "t5-1.1": 12}  # how many tokens
 
 

@@ -1,12 +1,13 @@
 """Cases of `tests.model.pretrained.parity`, and generations, as PyTorch computes them."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from model.pretrained.weights import read_config
-from tests.model.pretrained import models
+from tests.model.pretrained import models, transformer_2017
 from tests.model.pretrained.parity import IS_LM, Case, make_batch
 
 torch = models.torch
@@ -92,4 +93,58 @@ def generate(model: Any, max_tokens: int) -> Case:
         "greedy/ids": answers(greedy),
         "beam/ids": answers(beams.sequences).reshape(len(PROMPTS), BEAMS, max_tokens),
         "beam/scores": beams.sequences_scores.numpy().reshape(len(PROMPTS), BEAMS),
+    }
+
+
+class Transformer2017(torch.nn.Module):
+    """What `transformer_2017` describes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        c = transformer_2017.CONFIG
+        self.embedding = torch.nn.Parameter(torch.empty(c.vocab_size, c.embed_dim))
+        self.body = torch.nn.Transformer(
+            c.embed_dim, c.num_heads, c.num_encoder_layers, c.num_layers, c.mlp_dim, dropout=0.0, batch_first=True
+        )
+        self.body.encoder.norm = self.body.decoder.norm = None
+        rng = np.random.default_rng(0)
+        with torch.no_grad():
+            for name, weight in self.named_parameters():
+                scale = ".norm" in name and name.endswith("weight")
+                weight.copy_(scale + 0.3 * torch.from_numpy(rng.normal(size=weight.shape)))
+
+    def forward(self, batch: dict[str, np.ndarray]) -> Any:
+        seen, known = torch.tensor(batch["source_mask"]).bool(), torch.tensor(batch["mask"]).bool()
+        hidden = self.body(
+            self.embed(batch["source"]), self.embed(batch["ids"]),
+            tgt_mask=torch.ones(known.shape[1], known.shape[1]).triu(1).bool(),
+            src_key_padding_mask=~seen, tgt_key_padding_mask=~known, memory_key_padding_mask=~seen,
+        )  # fmt: skip
+        return hidden @ self.embedding.T
+
+    def embed(self, ids: np.ndarray) -> Any:
+        """Section 3.4 and 3.5 of the paper."""
+        D = self.embedding.shape[1]
+        angle = torch.arange(ids.shape[1])[:, None] / 10_000 ** (torch.arange(0, D, 2) / D)
+        waves = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
+        return self.embedding[torch.tensor(ids).long()] * math.sqrt(D) + waves
+
+
+def record_2017() -> Case:
+    """The case of a random `Transformer2017`, with its weights under `weight/`."""
+    rng, model = np.random.default_rng(0), Transformer2017()
+    batch = make_batch(transformer_2017.CONFIG, rng)
+    logits = model(batch)
+    mask = torch.tensor(batch["mask"]).bool()
+    targets = rng.integers(0, transformer_2017.CONFIG.vocab_size, batch["ids"].shape).astype(np.int32)
+    loss = torch.nn.functional.cross_entropy(logits[mask], torch.tensor(targets)[mask].long())
+    loss.backward()
+    weights = dict(model.named_parameters())
+    return {
+        **{f"batch/{name}": array for name, array in batch.items()},
+        **{f"weight/{name}": weight.detach().numpy() for name, weight in weights.items()},
+        **{f"gradient/{name}": weight.grad.numpy() for name, weight in weights.items()},
+        "output/logits": logits.detach().numpy(),
+        "targets": targets,
+        "loss": np.float32(loss.item()),
     }

@@ -4,12 +4,17 @@ import jax
 import numpy as np
 import pytest
 
+from model import parameters
 from model.beam import Beams
+from model.build import build
 from model.decoding import Decoder
+from model.parameters import named_leaves
+from model.pretrained.folders import open_folder
 from model.sampling import Sampling
 from tests import tiny
 from tests.model.pretrained import golden
-from tests.model.pretrained.parity import check, load
+from tests.model.pretrained.parity import check, check_outputs, close_gradients, load, part
+from tests.model.pretrained.transformer_2017 import CONFIG, tree
 
 EOS = 2
 
@@ -17,6 +22,17 @@ EOS = 2
 @pytest.mark.parametrize("kind", golden.KINDS)
 def test_outputs_loss_and_gradients(kind):
     check(golden.FOLDER / kind, golden.read(kind))
+
+
+def test_the_transformer_of_2017():
+    case = golden.read(golden.TRANSFORMER)
+    model = build(CONFIG)
+    params, expected = tree(part(case, "weight")), named_leaves(tree(part(case, "gradient")))
+    shapes = {path: leaf.shape for path, leaf in named_leaves(params).items()}
+    assert shapes == {path: weight.shape for path, weight in named_leaves(parameters.weights(model)).items()}
+    gradients = named_leaves(check_outputs(CONFIG, model, params, case))
+    assert gradients.keys() == expected.keys()
+    close_gradients(expected, gradients, gradients.__getitem__)
 
 
 @pytest.fixture(scope="module", params=golden.GENERATED)
@@ -58,21 +74,33 @@ def test_beams_are_the_recorded_ones(generated):
         np.testing.assert_allclose([hypothesis.score for hypothesis in row], scores, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["gpt2-untied", "t5-1.1", "bert-pretraining"])
-def test_the_files_are_what_pytorch_says_today(kind, tmp_path):
-    pytest.importorskip("torch")
-    safetensors = pytest.importorskip("safetensors.numpy")
-    pytest.importorskip("transformers")
-    from tests.model.pretrained.record_golden import write
-
-    now, then = write(kind, tmp_path), golden.read(kind)
-    weights, before = (
-        safetensors.load_file(folder / "model.safetensors") for folder in (tmp_path, golden.FOLDER / kind)
-    )
-    assert weights.keys() == before.keys() and now.keys() == then.keys()
-    for name, array in before.items():
-        np.testing.assert_array_equal(weights[name], array, err_msg=name)
+def close_cases(now, then):
+    assert now.keys() == then.keys()
     for name, array in then.items():
         if name != "versions":
-            size = np.abs(array).max()
-            np.testing.assert_allclose(now[name], array, atol=1e-5 * size, err_msg=name)
+            np.testing.assert_allclose(now[name], array, atol=1e-5 * np.abs(array).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["t5-1.1", "bert-pretraining"])
+def test_the_files_are_what_pytorch_says_today(kind, tmp_path):
+    record = recorder()
+    close_cases(record.write(kind, tmp_path), golden.read(kind))
+    weights, before = (
+        {name: tensor.read() for name, tensor in open_folder(folder).items()}
+        for folder in (tmp_path, golden.FOLDER / kind)
+    )
+    assert weights.keys() == before.keys()
+    for name, array in before.items():
+        np.testing.assert_array_equal(weights[name], array, err_msg=name)
+
+
+def test_so_is_the_file_of_2017(tmp_path):
+    close_cases(recorder().write_2017(tmp_path), golden.read(golden.TRANSFORMER))
+
+
+def recorder():
+    for name in ("torch", "transformers"):
+        pytest.importorskip(name)
+    from tests.model.pretrained import record_golden
+
+    return record_golden

@@ -62,6 +62,8 @@ class Generator:
         if len(seeds) != len(rows):
             need = f"{len(prompts)} prompts of {num_samples} samples"
             raise ValueError(f"{len(seeds)} seeds for {need}: give {len(rows)}")
+        if wrong := [seed for seed in seeds if not isinstance(seed, int) or seed < 0]:
+            raise ValueError(f"seed is {wrong[0]!r}: use a whole number, 0 or more")
 
         def finished(tokens_BN: np.ndarray) -> list[bool]:
             return [row.add(ids) for row, ids in zip(rows, tokens_BN.tolist(), strict=True)]

@@ -102,13 +102,18 @@ class LanguageModel(Network):
 
     def _begun(self, prompt: str) -> list[int]:
         """A prompt as the begin of a document; one that fills the context stands alone."""
-        ids, begin = self.tokenizer.encode(prompt), self._begin()
+        ids, begin, eos = self.tokenizer.encode(prompt), self._begin(), self.tokenizer.eos_id
+        if not ids and not begin and eos is not None:
+            return [eos]  # something must stand before the first token
         return [*begin, *ids] if len(ids) + len(begin) <= self.config.max_length else ids
 
     def _begin(self) -> list[int]:
-        """What stands before a document: what the family puts there, or the end of another document."""
-        eos = self.tokenizer.eos_id
-        return self.tokenizer.wrap([]) or ([] if eos is None else [eos])
+        """What stands before a document: what the family puts there; else, for a run, the end of another document.
+
+        GPT-2 puts nothing there, and `transformers` neither.
+        """
+        published, eos = self.tokenizer.kind == "huggingface", self.tokenizer.eos_id
+        return self.tokenizer.wrap([]) or ([] if published or eos is None else [eos])
 
     def _score(self, texts: str | Sequence[str]) -> tuple[float, float, int]:
         """Nats, predicted tokens and bytes of texts."""

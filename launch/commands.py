@@ -10,7 +10,10 @@ from data.errors import DataError, missing_path
 
 # Flags of `tessera generate` that say how a token is drawn: the fields of `model.sampling.Sampling`.
 PENALTIES = ("repetition_penalty", "no_repeat_ngram", "min_tokens")
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", *PENALTIES)
+DRAWS = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+SAMPLING = (*DRAWS, *PENALTIES)
+BEAMS = ("num_beams", "length_penalty")
+ROWS = ("max_tokens", "num_samples", "seed", "stop")
 
 
 def train(values: Any, rest: Sequence[str]) -> int:
@@ -30,6 +33,10 @@ def generate(values: Any, rest: Sequence[str]) -> int:
     if not prompts:
         raise ValueError("no prompt: give --prompt=TEXT or --prompts_file=FILE")
     lm = load(values.run, step=values.step)
+    kind = "an encoder" if isinstance(lm, Encoder) else "beam search" if values.num_beams else ""
+    unread = {"an encoder": (*SAMPLING, *BEAMS, *ROWS), "beam search": (*DRAWS, "stop", "seed")}.get(kind, BEAMS[1:])
+    if given := [f"--{name}" for name in unread if values[name].present]:
+        raise ValueError(f"{', '.join(given)} would change nothing: {kind or 'a draw without --num_beams'} ignores it")
     if isinstance(lm, Encoder):
         print("\n\n".join(lm.complete(prompts, max_tokens=0, temperature=0.0, seed=0)))
         return 0

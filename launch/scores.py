@@ -84,6 +84,7 @@ def farewell(console: Console, folder: Path, experiment: Experiment, seconds: fl
         "encoder": f'tessera.load("{folder}").fill({prompt})',
         "encoder_decoder": f'tessera.load("{folder}").fill({prompt}, max_tokens=50)',
     }.get(experiment.model.architecture, f'tessera.load("{folder}").generate({prompt}, max_tokens=50)')
+    draw = "" if experiment.model.architecture == "encoder" else " --max_tokens=200 --top_k=50"
     samples = folder / "samples.md" if experiment.train.sample_prompts else "none: train.sample_prompts is empty"
     lines = [
         f"\nheld-out loss {last['eval/loss']:.4f} nats/token   perplexity {last['eval/perplexity']:.2f}{bits}   "
@@ -92,10 +93,9 @@ def farewell(console: Console, folder: Path, experiment: Experiment, seconds: fl
         f"saved        {saved}",
         f"samples      {samples}\n",
         "next:",
+        f"  tessera generate --run={folder} --prompt={prompt}{draw}",
         "  tessera train --config=… --config.run.dir=… --config.optimizer.peak_lr=1e-3   # another run",
         f"  tessera plot {folder} …   # and their curves in one picture",
         f"  python -c 'import tessera; print({ask_it})'",
     ]
-    if experiment.model.architecture != "encoder":
-        lines.insert(5, f"  tessera generate --run={folder} --prompt={prompt} --max_tokens=200 --top_k=50")
     console.say("\n".join(lines))

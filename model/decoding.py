@@ -23,6 +23,7 @@ from model.transformer import apply
 
 CHUNK = 16  # tokens between two looks at the output
 GREEDY = Sampling(0.0)
+FILTERS = ("top_k", "top_p", "min_p", "typical_p")  # of `Sampling`: what matters only where a token is drawn
 
 
 class DecodeState(struct.PyTreeNode):
@@ -284,6 +285,8 @@ class Decoder:
         checked = self._checked(sampling, max_tokens, vocab_limit, eos_ids)
         if checked.temperature is not None:
             raise ValueError(f"temperature is {sampling.temperature}: beam search draws nothing, set it to 0")
+        if filters := [name for name in FILTERS if getattr(checked, name)]:
+            raise ValueError(f"{', '.join(filters)}: beam search draws nothing, leave such filters at their defaults")
         beams.check()
         if not 1 <= num_return <= beams.size:
             raise ValueError(f"num_return is {num_return}: use 1 to {beams.size}, the beams")
@@ -333,8 +336,8 @@ class Decoder:
 
     def _checked(self, sampling: Sampling, max_tokens: int, vocab_limit: int, eos_ids: tuple[int, ...]) -> Sampling:
         V = self.config.vocab_size
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens is {max_tokens}: it must be at least 1")
+        if not isinstance(max_tokens, int) or max_tokens < 1:
+            raise ValueError(f"max_tokens is {max_tokens}: it must be at least 1, and whole")
         if not 1 <= vocab_limit <= V:
             raise ValueError(f"vocab_limit is {vocab_limit}: use 1 to {V}, the vocabulary")
         if any(not 0 <= eos < vocab_limit for eos in eos_ids):

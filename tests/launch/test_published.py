@@ -158,6 +158,7 @@ def test_the_encoder_alone(bert):
 def test_bfloat16_halves_the_weights_and_is_exported_as_such(made, tmp_path):
     folder, _ = made("llama")
     half = tessera.load(folder, param_dtype="bfloat16")
+    assert half.config.compute_dtype == "bfloat16"
     assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {np.dtype(ml_dtypes.bfloat16)}
     ids = [half.tokenizer.encode(PROMPT)]
     whole = tessera.load(folder).logits(ids)

@@ -1,4 +1,4 @@
-"""BERT base (Devlin et al. 2019): 110M weights with the pooler, 109.5M with the masked-LM head; for accelerators.
+"""BERT base (Devlin et al. 2019): about 109M weights with the masked-LM head; for accelerators.
 
 tessera train --config=configs/bert_base.py
 

@@ -13,5 +13,5 @@ from configs import t5_base
 def get_config() -> ConfigDict:
     config = t5_base.get_config()
     config.run.dir = "runs/t5_1_0_base"
-    config.model.update(mlp="relu", mlp_dim=3072, tied_output=True, scale_output=True)
+    config.model.update(mlp="relu", mlp_dim=3072, tied_output=True, scale_output=True, dropout=0.1)
     return config

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.model.update(max_length=128, num_layers=3, embed_dim=192, num_heads=4, mlp_dim=512, scan_unroll=0)
     config.objective.update(name="span_corruption")
     config.optimizer.update(peak_lr=2e-3, warmup_steps=100)
-    config.train.update(steps=1000, global_batch=16, log_every=50, eval_every=500, eval_sequences=400)
+    config.train.update(steps=1500, global_batch=8, log_every=50, eval_every=500, eval_sequences=400)
     config.train.update(sample_prompts=("import <extra_0>\nimport sys\n", "for i in <extra_0>:\n    print(<extra_1>)"))
     config.checkpoint.update(every_steps=500, keep_last=2)
     return config

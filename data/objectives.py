@@ -13,6 +13,12 @@ from data.masking import MaskedLM, word_starts
 from data.tokenizers import Tokenizer
 
 OBJECTIVES = ("causal_lm", "masked_lm", "span_corruption", "prefix_lm", "ul2")
+READ_BY = {  # settings that one objective alone reads
+    "mask_rate": "masked_lm",
+    "whole_words": "masked_lm",
+    "noise_density": "span_corruption",
+    "mean_span": "span_corruption",
+}
 _SENTINELS = tuple(f"extra_{number}" for number in range(100))
 _MODES = ("mode_r", "mode_s", "mode_x")
 
@@ -41,6 +47,13 @@ class ObjectiveConfig:
         self._require("mean_span", 1 <= self.mean_span < float("inf"), "1 or more")
         self._require("label_smoothing", 0 <= self.label_smoothing < 1, "a fraction, below 1")
         self._require("z_loss", 0 <= self.z_loss < float("inf"), "0 or more")
+        for name, reader in READ_BY.items():
+            default = type(self).__dataclass_fields__[name].default
+            if self.name != reader and getattr(self, name) != default:
+                raise ValueError(
+                    f"objective.{name} = {getattr(self, name)!r} would change nothing: only {reader} reads it, the "
+                    f"objective is {self.name}"
+                )
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:

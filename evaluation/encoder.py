@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.network import BATCH, Network
+from evaluation.network import Network
 from evaluation.special_text import encode_marked
 
 
@@ -56,19 +56,20 @@ class Encoder(Network):
     def loss(self, texts: str | Sequence[str]) -> float:
         """Mean nats per token, each predicted from all others: the pseudo-likelihood of Salazar et al. (2020)."""
         texts = [texts] if isinstance(texts, str) else list(texts)
-        nats, count = 0.0, 0
+        mask_id, special = self._mask_id(), set(self.tokenizer.special_ids.values())
+        hidden: list[tuple[list[int], int, int]] = []  # a text with one token masked, where, and the token
         for text in texts:
-            ids = np.asarray(self.tokenizer.wrap(self.tokenizer.encode(text)), np.int32)
-            special = set(self.tokenizer.special_ids.values())
-            places = np.asarray([place for place, id in enumerate(ids.tolist()) if id not in special], int)
-            for first in range(0, len(places), BATCH):
-                chosen = places[first : first + BATCH]
-                masked = np.repeat(ids[None], BATCH, axis=0)  # always as many rows: one shape a length to compile
-                masked[np.arange(len(chosen)), chosen] = self._mask_id()
-                scores = self.logits(masked)[np.arange(len(chosen)), chosen].astype(np.float64)
-                scores -= scores.max(1, keepdims=True)
-                nats += float((np.log(np.exp(scores).sum(1)) - scores[np.arange(len(chosen)), ids[chosen]]).sum())
-            count += len(places)
+            ids = self.tokenizer.wrap(self.tokenizer.encode(text))
+            for place, token in enumerate(ids):
+                if token not in special:
+                    hidden.append(([*ids[:place], mask_id, *ids[place + 1 :]], place, token))
+        nats = 0.0
+        for rows, ids_BT, mask_BT in self.batches([ids for ids, _, _ in hidden]):
+            places, tokens = (np.asarray([hidden[row][part] for row in rows]) for part in (1, 2))
+            scores = self.logits(ids_BT, mask_BT)[np.arange(len(rows)), places].astype(np.float64)
+            scores -= scores.max(1, keepdims=True)
+            nats += float((np.log(np.exp(scores).sum(1)) - scores[np.arange(len(rows)), tokens]).sum())
+        count = len(hidden)
         if not count:
             raise ValueError("the texts have no token to predict: pass at least one")
         return nats / count

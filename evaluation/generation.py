@@ -14,6 +14,7 @@ from model.decoding import Decoder
 from model.sampling import Sampling
 
 INCOMPLETE = "\ufffd"  # what a tokeniser decodes half a character to
+CONTEXT = 8  # tokens of the prompt that the first new ones are decoded behind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,7 @@ class Generator:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._decoder = Decoder(network.network, network.config, network.rules)
-        eos = network.tokenizer.eos_id
-        self._options = {"vocab_limit": network.tokenizer.vocab_size, "eos_ids": () if eos is None else (eos,)}
+        self._options = {"vocab_limit": network.tokenizer.vocab_size, "eos_ids": network.tokenizer.eos_ids}
 
     def stream(
         self,
@@ -58,7 +58,8 @@ class Generator:
         if "" in stops:
             raise ValueError("a stop string is empty: every text contains it")
         tokenizer = self._network.tokenizer
-        rows = [_Row(tokenizer.decode, stops, self._options["eos_ids"]) for _ in range(len(prompts) * num_samples)]
+        ends = self._options["eos_ids"]
+        rows = [_Row(tokenizer.decode, stops, ends, prompt) for prompt in prompts for _ in range(num_samples)]
         if len(seeds) != len(rows):
             need = f"{len(prompts)} prompts of {num_samples} samples"
             raise ValueError(f"{len(seeds)} seeds for {need}: give {len(rows)}")
@@ -108,8 +109,15 @@ class Generator:
                 sources=sources,
                 **self._options,
             )
-        decode = self._network.tokenizer.decode
-        return [[Continuation(decode(h.tokens), h.tokens, None, h.score) for h in row] for row in found]
+        return [
+            [Continuation(self._text(prompt, h.tokens), h.tokens, None, h.score) for h in row]
+            for prompt, row in zip(prompts, found, strict=True)
+        ]
+
+    def _text(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
+        row = _Row(self._network.tokenizer.decode, (), (), prompt)
+        row.add(ids)
+        return row.continuation().text
 
     def run(
         self,
@@ -170,48 +178,69 @@ class Stream:
 
 
 class _Row:
-    """Ids of one row to text, piece by piece: half a character, or the begin of a stop string, waits for the rest."""
+    """Ids of one row to text, piece by piece: half a character, or the begin of a stop string, waits for the rest.
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str], eos_ids: Sequence[int]) -> None:
+    New tokens are decoded behind a few older ones, whose text is then cut off: alone, a tokeniser would take the space
+    before a word for the begin of a text. The whole text is never decoded again.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        stops: Sequence[str],
+        eos_ids: Sequence[int],
+        prompt: Sequence[int],
+    ) -> None:
         self._decode, self._stops, self._eos_ids = decode, stops, eos_ids
         self.ids: list[int] = []
         self.logprobs: list[float] = []
-        self._text, self._written, self._ended = "", 0, False
+        self._window, self._known = list(prompt[-CONTEXT:]), len(prompt[-CONTEXT:])  # ids, and how many have their text
+        self._text, self._pending, self._written, self._ended = "", "", 0, False
 
     def add(self, ids: Sequence[int]) -> bool:
         """Takes the next tokens; whether the text has ended."""
         for token in ids if not self._ended else ():
             self.ids.append(token)
-            self._ended = token in self._eos_ids
-            if self._stops:
-                self._text = self._decode(self.ids)
-                self._ended |= self._cut()
+            self._window.append(token)
+            before = len(self._text)
+            self._read()
+            self._ended = self._cut(before) or token in self._eos_ids
             if self._ended:
                 break
-        if not self._stops:
-            self._text = self._decode(self.ids)
         return self._ended
 
     def write(self) -> str:
         """The text that is certain by now."""
         if self._ended:
-            return self._take(len(self._text))
-        end = len(self._text.rstrip(INCOMPLETE))
-        begins = (
-            size for stop in self._stops for size in range(1, len(stop)) if self._text[:end].endswith(stop[:size])
-        )
-        return self._take(end - max(begins, default=0))
+            return self.close()
+        text = self._text
+        begins = (size for stop in self._stops for size in range(1, len(stop)) if text.endswith(stop[:size]))
+        return self._take(len(text) - max(begins, default=0))
 
     def close(self) -> str:
+        self._text, self._pending = self._text + self._pending, ""
         return self._take(len(self._text))
 
     def continuation(self) -> Continuation:
-        return Continuation(self._text, self.ids, self.logprobs[: len(self.ids)] or None)
+        return Continuation(self._text + self._pending, self.ids, self.logprobs[: len(self.ids)] or None)
 
-    def _cut(self) -> bool:
-        places = [place for stop in self._stops if (place := self._text.find(stop)) >= 0]
+    def _read(self) -> None:
+        """Moves the text of the newest tokens from the window to `_text`, once its last character is whole."""
+        old, now = self._decode(self._window[: self._known]), self._decode(self._window)
+        new = now[len(old) :] if now.startswith(old) else now
+        if new.endswith(INCOMPLETE):
+            self._pending = new
+        elif new:
+            self._text, self._pending = self._text + new, ""
+            self._window = self._window[self._known :]
+            self._known = len(self._window)
+
+    def _cut(self, before: int) -> bool:
+        """Ends the text at the first stop string that reaches beyond its first `before` characters."""
+        first = max(before - max(map(len, self._stops), default=0), 0)
+        places = [place for stop in self._stops if (place := self._text.find(stop, first)) >= 0]
         if places:
-            self._text = self._text[: min(places)]
+            self._text, self._pending = self._text[: min(places)], ""
         return bool(places)
 
     def _take(self, end: int) -> str:

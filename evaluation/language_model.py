@@ -44,7 +44,8 @@ class LanguageModel(Network):
         return self.run("hidden_BTD", ids, segments_BT=mask)
 
     def loss(self, texts: str | Sequence[str]) -> float:
-        """Mean nats per token. A text is read as a document: its first token follows an end of document, or <s>.
+        """Mean nats per token. A text is read as a document: its first token follows what the tokeniser puts before one
+        (the end of another document, or Llama's <s>). Where that is nothing, as for GPT-2, the first is not scored.
 
         Texts longer than the context are cut into windows of it; each token is scored once.
         """
@@ -102,41 +103,33 @@ class LanguageModel(Network):
 
     def _begun(self, prompt: str) -> list[int]:
         """A prompt as the begin of a document; one that fills the context stands alone."""
-        ids, begin, eos = self.tokenizer.encode(prompt), self._begin(), self.tokenizer.eos_id
-        if not ids and not begin and eos is not None:
-            return [eos]  # something must stand before the first token
+        ids, begin = self.tokenizer.encode(prompt), list(self.tokenizer.begin_ids)
+        if not ids and not begin:
+            return list(self.tokenizer.eos_ids[:1])  # something must stand before the first token
         return [*begin, *ids] if len(ids) + len(begin) <= self.config.max_length else ids
-
-    def _begin(self) -> list[int]:
-        """What stands before a document: what the family puts there; else, for a run, the end of another document.
-
-        GPT-2 puts nothing there, and `transformers` neither.
-        """
-        published, eos = self.tokenizer.kind == "huggingface", self.tokenizer.eos_id
-        return self.tokenizer.wrap([]) or ([] if published or eos is None else [eos])
 
     def _score(self, texts: str | Sequence[str]) -> tuple[float, float, int]:
         """Nats, predicted tokens and bytes of texts."""
         texts = [texts] if isinstance(texts, str) else list(texts)
-        length, begin = self.config.max_length, self._begin()
-        nats = tokens = 0.0
-        count = 0
+        length, begin = self.config.max_length, list(self.tokenizer.begin_ids)
+        windows, count = [], 0
         for text in texts:
-            ids = np.asarray([*begin, *self.tokenizer.encode(text)], np.int32)
-            for start in range(0, len(ids) - 1, length):
-                window = ids[start : start + length + 1]
-                padding = (0, length + 1 - len(window))
-                batch = {
-                    "inputs": np.pad(window[:-1], padding)[None],
-                    "targets": np.pad(window[1:], padding)[None],
-                    "weights": np.pad(np.ones(len(window) - 1, np.float32), padding)[None],
-                }
-                with jax.set_mesh(self.mesh):
-                    sums = jax.device_get(self._sums(self.params, batch))
-                nats, tokens = nats + float(sums.loss), tokens + float(sums.weight)
-                count += int(self.tokenizer.token_bytes_V[window[1:]].sum())
-        if not tokens:
-            raise ValueError("the texts have no token to predict: pass at least two tokens")
+            ids = [*begin, *self.tokenizer.encode(text)]
+            windows += [ids[start : start + length + 1] for start in range(0, len(ids) - 1, length)]
+            unscored = 0 if begin or not ids else int(self.tokenizer.token_bytes_V[ids[0]])
+            count += len(text.encode()) - unscored
+        if not windows:
+            raise ValueError("the texts have no token to predict: where nothing stands before a text, pass two tokens")
+        nats = tokens = 0.0
+        for places, ids_BT, mask_BT in self.batches([window[:-1] for window in windows]):
+            targets_BT = np.zeros_like(ids_BT)
+            for row, place in enumerate(places):
+                targets_BT[row, : len(windows[place]) - 1] = windows[place][1:]
+            real_BT = mask_BT * (np.arange(len(mask_BT)) < len(places))[:, None]
+            batch = {"inputs": ids_BT, "targets": targets_BT, "weights": real_BT.astype(np.float32)}
+            with jax.set_mesh(self.mesh):
+                sums = jax.device_get(self._sums(self.params, batch))
+            nats, tokens = nats + float(sums.loss), tokens + float(sums.weight)
         return nats, tokens, count
 
 

@@ -1,6 +1,6 @@
 """A network with its weights and tokeniser: ids in, numbers out. What the language models of each family share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,8 @@ from model.config import ModelConfig
 from model.sharding import ShardingRules
 from model.transformer import apply
 
-BATCH = 32  # texts that are embedded or scored at once
+TOKENS = 8192  # about as many are embedded or scored at once
+NARROWEST = 16  # shorter texts are padded to this
 
 
 class Network:
@@ -88,12 +89,38 @@ class Network:
         if isinstance(texts, str):
             return self.embed([texts])[0]
         rows = [self.tokenizer.wrap(ids) for ids in map(self.tokenizer.encode, texts)]
-        parts = [np.zeros((0, self.config.embed_dim), np.float32)]
-        for first in range(0, len(rows), BATCH):
-            ids, mask = self.padded(rows[first : first + BATCH])
+        vectors = np.zeros((len(rows), self.config.embed_dim), np.float32)
+        for places, ids, mask in self.batches(rows):
             hidden_BTD, weight_BT1 = self._states(ids, mask), mask[:, :, None].astype(np.float32)
-            parts.append((hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1))
-        return np.concatenate(parts)
+            means_BD = (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
+            vectors[places] = means_BD[: len(places)]
+        return vectors
+
+    def batches(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+        """Rows of alike lengths together: their places, and ids and mask as `padded`.
+
+        Widths and numbers of rows are powers of two, filled up with copies of the last row, so that few shapes are
+        compiled. A batch has about `TOKENS` tokens at most.
+        """
+        for number, row in enumerate(rows):
+            if not row:
+                raise ValueError(f"text {number} has no tokens: pass at least one")
+        by_width: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            by_width.setdefault(self._width(len(row)), []).append(place)
+        for width, places in sorted(by_width.items()):
+            most = max(TOKENS // width, 1)
+            for first in range(0, len(places), most):
+                chosen = places[first : first + most]
+                count = min(1 << (len(chosen) - 1).bit_length(), most)
+                filled = [rows[place] for place in chosen] + [rows[chosen[-1]]] * (count - len(chosen))
+                ids, mask = self.padded(filled)
+                fill = ((0, 0), (0, width - ids.shape[1]))
+                yield chosen, np.pad(ids, fill), np.pad(mask, fill)
+
+    def _width(self, length: int) -> int:
+        """The least power of two that is at least `length`, or the context where that is shorter."""
+        return max(length, min(1 << max(length - 1, NARROWEST - 1).bit_length(), self.config.max_length))
 
     def _states(self, ids_BT: np.ndarray, mask_BT: np.ndarray) -> np.ndarray:
         """What `embed` averages."""

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from data.tokenizers import Tokenizer
 from evaluation.generation import Generator
 from evaluation.language_model import plain
-from evaluation.network import BATCH, Network
+from evaluation.network import Network
 from evaluation.special_text import decode_filled, encode_marked, sentinel_ids
 from model.config import ModelConfig
 from model.losses import language_model_loss
@@ -53,17 +53,20 @@ class SequenceToSequence(Network):
             raise ValueError(f"{len(texts)} texts and {len(targets)} targets: give one target for each text")
         if not texts:
             raise ValueError("the texts have no token to predict: pass at least one")
+        answers = [self._wrapped(target) for target in targets]
         nats = tokens = 0.0
-        for first in range(0, len(texts), BATCH):
-            answers = [self._wrapped(text) for text in targets[first : first + BATCH]]
-            target_BT, mask_BT = self.padded(answers)
-            source_BS, source_mask_BS = self.padded([self._wrapped(text) for text in texts[first : first + BATCH]])
+        for places, source_BS, source_mask_BS in self.batches([self._wrapped(text) for text in texts]):
+            chosen = [answers[place] for place in places]
+            target_BT, mask_BT = self.padded(chosen + [chosen[-1]] * (len(source_BS) - len(chosen)))
             self._check_range("source_BS", source_BS)
             self._check_range("ids_BT", target_BT)
+            real_BT = mask_BT * (np.arange(len(mask_BT)) < len(places))[:, None]
+            fill = ((0, 0), (0, self._width(target_BT.shape[1]) - target_BT.shape[1]))
+            start = self.config.decoder_start_id
             batch = {
-                "inputs": np.pad(target_BT, ((0, 0), (1, 0)), constant_values=self.config.decoder_start_id)[:, :-1],
-                "targets": target_BT,
-                "weights": mask_BT.astype(np.float32),
+                "inputs": np.pad(np.pad(target_BT, ((0, 0), (1, 0)), constant_values=start)[:, :-1], fill),
+                "targets": np.pad(target_BT, fill),
+                "weights": np.pad(real_BT.astype(np.float32), fill),
                 "source": source_BS,
                 "source_segments": source_mask_BS,
             }

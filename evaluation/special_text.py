@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from data.tokenizers import Tokenizer
 
@@ -14,15 +15,25 @@ def encode_marked(tokenizer: Tokenizer, text: str) -> list[int]:
     Raises:
         ValueError: a mark that the tokeniser has no id for.
     """
+    if tokenizer.kind == "huggingface":  # its special tokens may take a space beside them: it must see the whole text
+        return tokenizer.encode(_MARK.sub(lambda mark: _own_text(tokenizer, mark[1]), text))
     ids: list[int] = []
     for part, piece in enumerate(_MARK.split(text)):
         if part % 2 == 0:
             ids += tokenizer.encode(piece) if piece else []
-        elif piece in tokenizer.special_ids:
-            ids.append(tokenizer.special_ids[piece])
         else:
-            raise ValueError(f"the text has <{piece}>, for which this tokeniser has no id")
+            ids.append(_id(tokenizer, piece))
     return ids
+
+
+def _id(tokenizer: Tokenizer, name: str) -> int:
+    if name not in tokenizer.special_ids:
+        raise ValueError(f"the text has <{name}>, for which this tokeniser has no id")
+    return tokenizer.special_ids[name]
+
+
+def _own_text(tokenizer: Any, name: str) -> str:
+    return tokenizer.backend.id_to_token(_id(tokenizer, name))
 
 
 def sentinel_ids(tokenizer: Tokenizer) -> set[int]:

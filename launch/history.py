@@ -96,7 +96,7 @@ def _train(config: Any, name: str, seconds: float, folder: Path, console: Consol
     return {
         "name": name,
         "weights": _weights(config),
-        "seconds": sum(r["elapsed"] for r in records if r["step"] == last["step"] and "elapsed" in r),
+        "seconds": last["step"] * float(np.median([r["step_seconds"] for r in records if "step_seconds" in r])),
         "seconds_asked": seconds,
         "tokens": last["tokens"],
         "bits_per_byte": last["eval/bits_per_byte"],
@@ -105,9 +105,9 @@ def _train(config: Any, name: str, seconds: float, folder: Path, console: Consol
 
 def _steps(config: Any, seconds: float, kept: Path, console: Console) -> int:
     """How many steps take so long: from the file of an earlier start, or timed."""
-    if kept.is_file():
+    if kept.is_file():  # of an earlier start
         found = json.loads(kept.read_text(encoding="utf-8"))
-        if found["seconds_asked"] == seconds:
+        if found["seconds_asked"] == seconds and found["model"] == dict(config.model):
             return found["steps"]
     experiment = read(config)
     program = assemble(experiment, prepare(experiment.data, report=lambda _: None).tokenizer)
@@ -126,7 +126,7 @@ def _steps(config: Any, seconds: float, kept: Path, console: Console) -> int:
         each = (time.perf_counter() - began) / TIMED
     steps = max(int(seconds / each), 20)
     console.say(f"a step takes {1000 * each:.1f} ms: {steps} steps in {seconds:.0f} s")
-    write_json(kept, {"seconds_asked": seconds, "steps": steps})
+    write_json(kept, {"seconds_asked": seconds, "model": dict(config.model), "steps": steps})
     return steps
 
 

@@ -151,7 +151,12 @@ def _completed(config: ModelConfig, tokenizer: Tokenizer, objective: str) -> Mod
     """With what the tokeniser and the objective say: vocabulary, the start of a decoder, how a prompt is read."""
     size = tokenizer.vocab_size
     if config.architecture == "encoder_decoder":  # T5: the decoder starts with the padding
-        config = dataclasses.replace(config, decoder_start_id=tokenizer.special_ids["pad"])
+        pad = tokenizer.special_ids["pad"]
+        if config.decoder_start_id not in (0, pad):
+            raise ValueError(f"model.decoder_start_id is {config.decoder_start_id}: the tokeniser's padding is {pad}")
+        config = dataclasses.replace(config, decoder_start_id=pad)
+    if config.prefix_lm and objective != "prefix_lm":
+        raise ValueError(f"model.prefix_lm is True: the objective is {objective!r}, use prefix_lm or leave it False")
     config = dataclasses.replace(config, prefix_lm=objective == "prefix_lm")
     if not config.vocab_size:
         return dataclasses.replace(config, vocab_size=size).resolved()

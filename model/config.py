@@ -104,6 +104,11 @@ class ModelConfig:
             raise ValueError(
                 f"model.scan_unroll is {self.scan_unroll}: use 1 to {self.num_layers} (num_layers), or 0 for all"
             )
+        if not self.attends and (self.remat != "none" or self.token_types or self.embedding_norm or self.window):
+            raise ValueError(
+                f"model.remat, token_types, embedding_norm and window mean nothing to an architecture "
+                f"{self.architecture!r}: leave them at their defaults"
+            )
         if self.norm == "none" and self.architecture not in RECURRENT:
             raise ValueError(f"model.norm is 'none': only {', '.join(RECURRENT)} do without, use layer or rms")
         if self.architecture == "ngram" and not 1 <= self.ngram_order <= 6:
@@ -126,6 +131,10 @@ class ModelConfig:
         for field in ("token_types", "position_offset", "num_labels", "decoder_start_id"):
             if getattr(self, field) < 0:
                 raise ValueError(f"model.{field} is {getattr(self, field)}: it must not be negative")
+        if not 0 < self.norm_epsilon < 1:
+            raise ValueError(f"model.norm_epsilon is {self.norm_epsilon}: it must be above 0 and below 1")
+        if not self.attends:
+            return
         if not self.head_dim and self.embed_dim % self.num_heads:
             raise ValueError(
                 f"model.embed_dim {self.embed_dim} is not divisible by model.num_heads {self.num_heads}: "
@@ -138,6 +147,8 @@ class ModelConfig:
             )
 
     def _check_positions(self) -> None:
+        if not self.attends:
+            return
         head_dim = self.head_dim or self.embed_dim // self.num_heads
         if self.positions == "rotary" and head_dim % 2:
             raise ValueError(f"model.head_dim is {head_dim}: rotary positions turn pairs and need an even head size")
@@ -150,11 +161,18 @@ class ModelConfig:
                 f"model.rope_factor {self.rope_factor} must be at least 1, and rope_low_factor {self.rope_low_factor} "
                 f"below rope_high_factor {self.rope_high_factor}"
             )
-        exact = self.relative_buckets // (2 if self.architecture != "decoder" else 1) // 2
-        if self.positions == "relative" and not 0 < exact < self.relative_max_distance:
+        # An encoder has half of the buckets for each side.
+        fewest = self.relative_buckets // (4 if self.architecture != "decoder" else 2)
+        most = self.relative_buckets // (4 if self.architecture == "encoder" else 2)
+        if self.positions == "relative" and not 0 < fewest <= most < self.relative_max_distance:
             raise ValueError(
-                f"model.relative_buckets {self.relative_buckets} tell {exact} distances apart one by one: that must be "
+                f"model.relative_buckets {self.relative_buckets} tell {most} distances apart one by one: that must be "
                 f"at least 1 and below model.relative_max_distance {self.relative_max_distance}"
+            )
+        if self.rope_theta <= 0 or self.rope_original_length < 1:
+            raise ValueError(
+                f"model.rope_theta {self.rope_theta} and rope_original_length {self.rope_original_length} must be "
+                "positive"
             )
 
     def _check_head(self) -> None:
@@ -190,6 +208,11 @@ class ModelConfig:
         )
 
     @property
+    def attends(self) -> bool:
+        """Whether it is a Transformer: heads, positions and MLPs mean nothing to the others."""
+        return self.architecture in ("decoder", "encoder", "encoder_decoder")
+
+    @property
     def gated(self) -> bool:
         """Whether the MLP multiplies two projections (Shazeer 2020)."""
         return self.mlp in ("swiglu", "geglu", "geglu_exact", "reglu")
@@ -221,8 +244,8 @@ def flops_per_sequence(config: ModelConfig, length: int, source_length: int = 0)
     return 6.0 * products + 12.0 * c.num_heads * c.head_dim * attended
 
 
-def _divisors(n: int) -> list[int]:
-    return [d for d in range(1, n + 1) if n % d == 0]
+def _divisors(n: int, most: int = 4096) -> list[int]:
+    return [d for d in range(1, min(n, most) + 1) if n % d == 0]
 
 
 def _joined(values: Sequence[int], most: int = 12) -> str:

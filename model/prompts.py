@@ -1,6 +1,7 @@
 """What the rows of a batch begin with: lists of token ids, checked, and padded to arrays."""
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -34,14 +35,15 @@ class Prompts:
             need = f"needs one for each of {len(prompts)} prompts" if both else "reads none"
             raise ValueError(f"{len(sources)} sources were given: an architecture {config.architecture!r} {need}")
         checked = cls([[config.decoder_start_id] * both + list(text) for text in prompts], [list(s) for s in sources])
-        named = [(f"prompt {number}", text) for number, text in enumerate(checked.texts)]
-        named += [(f"source {number}", text) for number, text in enumerate(checked.sources)]
-        for name, text in named:
+        named = [(f"prompt {number}", text, limit) for number, text in enumerate(checked.texts)]
+        bound = limit if config.positions == "learned" else sys.maxsize  # only a table of positions ends somewhere
+        named += [(f"source {number}", text, bound) for number, text in enumerate(checked.sources)]
+        for name, text, most in named:
             if not text:
                 raise ValueError(f"{name} has no tokens: there must be at least one to start from")
-            if len(text) > limit:
-                over = len(text) - limit
-                raise ValueError(f"{name} has {len(text)} tokens, the context has {limit}: shorten it by {over} tokens")
+            if len(text) > most:
+                over = len(text) - most
+                raise ValueError(f"{name} has {len(text)} tokens, the context has {most}: shorten it by {over} tokens")
             if not 0 <= min(text) <= max(text) < config.vocab_size:
                 raise ValueError(
                     f"{name} has ids from {min(text)} to {max(text)}: the vocabulary is 0 to {config.vocab_size - 1}"

@@ -1,4 +1,3 @@
-import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -108,4 +107,14 @@ def test_a_bad_setting_is_named_with_what_is_allowed(field, value, message):
 
 
 def test_good_settings_pass():
-    assert dataclasses.replace(ObjectiveConfig(), mean_span=3, z_loss=1e-4, whole_words=True).mean_span == 3
+    assert ObjectiveConfig(name="span_corruption", mean_span=3, z_loss=1e-4).mean_span == 3
+    assert ObjectiveConfig(name="masked_lm", whole_words=True, mask_rate=0.3).whole_words
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "reader"),
+    [("causal_lm", {"mask_rate": 0.3}, "masked_lm"), ("ul2", {"mean_span": 8.0}, "span_corruption")],
+)
+def test_a_setting_that_the_objective_does_not_read_is_refused(name, setting, reader):
+    with pytest.raises(ValueError, match=f"would change nothing: only {reader} reads it, the objective is {name}"):
+        ObjectiveConfig(name=name, **setting)

@@ -1,6 +1,7 @@
 """Published models into runs and out again, as a user does it; no PyTorch needed."""
 
 import dataclasses
+import fnmatch
 import json
 import re
 import shutil
@@ -193,6 +194,27 @@ def test_embeddings_of_sentence_transformers(bert):
         np.testing.assert_allclose(vector, lm.hidden(ids)[0].mean(0), atol=2e-6)
 
 
+def test_modules_of_sentence_transformers_that_embed_leaves_out(bert):
+    folder = bert()
+    pool(folder, pooling_mode_mean_tokens=True)
+    kinds = ["Transformer", "Pooling", "Dense", "Normalize"]
+
+    def modules(count):
+        listed = [{"idx": i, "path": f"{i}_{kinds[i]}", "type": f"a.models.{kinds[i]}"} for i in range(count)]
+        (folder / "modules.json").write_text(json.dumps(listed))
+
+    modules(4)
+    with pytest.warns(UserWarning, match="end in Dense, Normalize, which `embed` leaves out"):
+        tessera.load(folder)
+    modules(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tessera.load(folder)
+    (folder / "modules.json").write_text('{"type": 1}')
+    with pytest.raises(ValueError, match="modules.json: is no list of modules"):
+        tessera.load(folder)
+
+
 def test_a_rotary_run_reads_further_than_it_was_trained(tmp_path):
     run = make_run(tmp_path / "run", dataclasses.replace(CONFIGS["llama"], vocab_size=257))
     short, long = tessera.load(run), tessera.load(run, max_length=80)
@@ -208,11 +230,33 @@ def test_a_rotary_run_reads_further_than_it_was_trained(tmp_path):
     np.testing.assert_allclose(short.logits([ids[:32]])[0], scores[:32], atol=1e-4)
 
 
+def test_a_published_model_reads_further_where_its_positions_are_no_table(made):
+    short, long = tessera.load(made("llama")[0]), tessera.load(made("llama")[0], max_length=80)
+    assert (short.config.max_length, long.config.max_length) == (32, 80)
+    same(short.params, long.params)
+    text = " ".join([TEXT] * 2)
+    with pytest.raises(ValueError, match="the context has 32"):
+        short.generate(text, max_tokens=1)
+    answer = long.generate(text, max_tokens=9, temperature=0.0, details=True)
+    ids = [*long.tokenizer.encode(text), *answer.ids]
+    assert 32 < len(ids) <= 80
+    scores = long.logits([ids[:-1]])[0]
+    assert scores[-len(answer.ids) :, : long.tokenizer.vocab_size].argmax(1).tolist() == answer.ids
+    t5 = tessera.load(made("t5")[0], max_length=80)
+    assert t5.config.max_length == 80
+    answer = t5.generate("dog", max_tokens=40, min_tokens=40, temperature=0.0, details=True)
+    assert len(answer.ids) == 40
+
+
 def test_options_of_the_other_kind_are_refused(made, tmp_path):
     folder, _ = made("gpt2")
     run = make_run(tmp_path / "run", dataclasses.replace(tiny.GPT, vocab_size=257))
-    with pytest.raises(RunError, match="step and max_length are for runs"):
-        tessera.load(folder, max_length=8)
+    with pytest.raises(RunError, match="step is for runs"):
+        tessera.load(folder, step=8)
+    with pytest.raises(RunError, match="max_length is 64, but its positions are a learned table of 32 rows"):
+        tessera.load(folder, max_length=64)
+    with pytest.raises(ValueError, match="num_labels is 3, but no head is given"):
+        tessera.load(made("bert")[0], num_labels=3)
     for options in ({"head": "none"}, {"param_dtype": "bfloat16"}, {"num_labels": 2}):
         with pytest.raises(RunError, match="is no published model"):
             tessera.load(run, **options)
@@ -246,7 +290,12 @@ def test_a_name_of_the_hub_is_fetched_without_pickles_and_code(made, monkeypatch
     same(tessera.load("someone/tiny-gpt2").params, made("gpt2")[1])
     ((name, patterns),) = hub.asked
     assert name == "someone/tiny-gpt2"
-    assert not [pattern for pattern in patterns if pattern.endswith((".bin", ".py", ".pt", "*", ".msgpack", ".h5"))]
+    fetched = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    fetched += ["tokenizer.json", "merges.txt", "vocab.txt", "tokenizer.model", "1_Pooling/config.json", "modules.json"]
+    left = ["consolidated.safetensors", "adapter.safetensors", "pytorch_model.bin", "code.py", "a.pt", "tf_model.h5"]
+    left += ["2_Dense/model.safetensors", "flax_model.msgpack", "model.onnx"]
+    wanted = {name for name in fetched + left if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)}
+    assert wanted == set(fetched)
 
 
 @pytest.mark.parametrize(

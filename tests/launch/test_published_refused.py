@@ -5,17 +5,24 @@ import json
 import pickle
 import re
 import shutil
+import time
+import types
 
 import numpy as np
 import pytest
 
 import tessera
+from data.tokenizers import ByteTokenizer
 from launch import published
+from launch.records import same_run
+from launch.saved import read_run
+from model.config import ModelConfig
 from model.ngram_table import count_ngrams
 from model.pretrained.folders import open_folder
 from model.pretrained.safetensors_files import write_file
 from tests import tiny
 from tests.launch.published_models import edit, make, make_run
+from train.records import RunError
 
 USAGE, BAD_DATA, IO, CONFIG, INTERRUPTED = 2, 65, 74, 78, 130
 BYTES = dataclasses.replace(tiny.GPT, vocab_size=257)
@@ -84,6 +91,11 @@ def index_that_leads_out(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps(listed))
 
 
+def config_that_leads_out(folder):
+    (folder / "config.json").rename(folder.parent / "elsewhere.json")
+    (folder / "config.json").symlink_to(folder.parent / "elsewhere.json")
+
+
 SPOILED = {
     truncated: "model.safetensors",
     too_many_ids: "has ids up to [0-9]+, but config.json has vocab_size",
@@ -92,6 +104,12 @@ SPOILED = {
     index_that_leads_out: "is not the name of a .safetensors file in the same folder",
     (lambda f: edit(f, model_type="mamba")): "model_type is 'mamba': Tessera has .*gpt2",
     (lambda f: edit(f, n_layer=3)): "lacks 16 tensors that the model needs",
+    (lambda f: edit(f, n_layer=3_000_000)): "n_layer is 3000000, more layers than the folder has tensors \\(28\\)",
+    (lambda f: edit(f, n_embd=10**12 + 1)): "n_embd is 1000000000001: at most 16777216",
+    (lambda f: edit(f, n_inner=2**40)): "n_inner is 1099511627776: at most 16777216",
+    (lambda f: edit(f, n_embd=2**24, n_inner=2**24, vocab_size=2**24)): r"has shape \(\d+, 16\)",
+    (lambda f: edit(f, layer_norm_epsilon=-1e-5)): "layer_norm_epsilon is -1e-05: it must be positive",
+    config_that_leads_out: "config.json is a link out of its folder",
     (lambda f: edit(f, n_head=0)): "num_heads is 0",
     (lambda f: edit(f, n_embd=None)): "config.json has no 'n_embd'",
     (lambda f: edit(f, vocab_size="many")): "vocab_size is 'many': it must be of type int",
@@ -108,7 +126,9 @@ SPOILED = {
 @pytest.mark.parametrize("spoil", SPOILED)
 def test_a_model_that_is_not_what_it_says_is_not_imported(spoil, folder, refused, tmp_path):
     spoil(folder)
+    start = time.monotonic()
     assert re.search(SPOILED[spoil], refused(BAD_DATA, "import", folder, tmp_path / "run"))
+    assert time.monotonic() - start < 5  # whatever sizes it claims
 
 
 def test_load_refuses_it_too(folder):
@@ -128,6 +148,25 @@ def test_where_nothing_is_or_something_is(folder, refused, tmp_path):
     assert "step 7" in refused(BAD_DATA, "export", run, f"--to={tmp_path / 'new'}", "--step=7")
     assert "a run and a new folder are needed" in refused(USAGE, "export", run)
     assert "a model and the folder of a new run are needed" in refused(USAGE, "import", folder)
+
+
+def test_an_imported_model_is_not_trained_in_its_own_folder(folder, refused, tmp_path):
+    assert tessera.main(["import", str(folder), str(tmp_path / "run")]) == 0
+    saved = read_run(tmp_path / "run")["model"]
+    config = tiny.config(tmp_path)
+    tokenizer = ByteTokenizer()
+    corpus = types.SimpleNamespace(fingerprint="0")
+    experiment = types.SimpleNamespace()
+    with pytest.raises(RunError, match="run holds a model imported from .*model: train in another folder"):
+        same_run(
+            tmp_path / "run",
+            config,
+            ModelConfig(**saved),
+            tokenizer,
+            corpus,
+            experiment,
+            None,  # type: ignore[arg-type]
+        )
 
 
 def test_networks_that_no_family_has_are_not_exported(refused, tmp_path):

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from model.config import ModelConfig
 from model.pretrained.families import FAMILIES
-from model.pretrained.safetensors_files import WeightsError
+from model.pretrained.safetensors_files import WeightsError, write_file
 from model.pretrained.weights import read_config
 
 # As published, shortened to what matters: GPT-2, BERT base, RoBERTa base, Llama 3.1 8B, Mistral 7B, Qwen2.5 0.5B.
@@ -189,6 +190,19 @@ def saved(folder, keys):
         (GPT2 | {"n_layer": True}, "n_layer is True: it must be of type int"),
         (GPT2 | {"n_positions": 1024.0}, "n_positions is 1024.0: it must be of type int"),
         (GPT2 | {"n_embd": 770}, "not divisible"),
+        (GPT2 | {"n_embd": 2**24 + 1}, "n_embd is 16777217: at most 16777216"),
+        (GPT2 | {"n_inner": 2**25}, "n_inner is 33554432: at most"),
+        (GPT2 | {"layer_norm_epsilon": 0.0}, "layer_norm_epsilon is 0.0: it must be positive"),
+        (json.dumps(GPT2).replace("1e-05", "1e999"), "layer_norm_epsilon is inf: it must be positive and at most"),
+        (GPT2 | {"initializer_range": -1.0}, "initializer_range is -1.0: it must not be negative"),
+        (BERT | {"max_position_embeddings": 2**25}, "max_position_embeddings is 33554432: at most"),
+        (LLAMA | {"head_dim": 2**25}, "head_dim is 33554432: at most"),
+        (LLAMA | {"num_key_value_heads": 2**25}, "num_key_value_heads is 33554432: at most"),
+        (MISTRAL | {"sliding_window": 2**25}, "sliding_window is 33554432: at most"),
+        (LLAMA | {"rope_theta": -1.0}, "rope_theta is -1.0: it must be positive"),
+        (LLAMA | {"rope_theta": 10**400}, "rope_theta is 1000+: it must be positive and at most"),
+        (LLAMA | {"rope_scaling": {"type": "linear", "factor": -2.0}}, "factor is -2.0: it must be positive"),
+        (QWEN2 | {"num_hidden_layers": 2**24, "use_sliding_window": True}, "full_attention and sliding_attention"),
         (GPT2 | {"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no': it must be of type bool"),
         (BERT | {"id2label": 7, "architectures": ["BertForTokenClassification"]}, "has no len"),
         ("[1, 2]", "is no object"),
@@ -206,4 +220,8 @@ def test_a_folder_without_a_config(tmp_path):
 
 
 def test_the_model_type_is_returned(tmp_path):
+    one = {f"tensor{i}": np.zeros(1, np.float32) for i in range(32)}
+    write_file(tmp_path / "model.safetensors", {k: (v.dtype, v.shape) for k, v in one.items()}, one.__getitem__)
     assert read_config(saved(tmp_path, QWEN3))[1] == "qwen3"
+    with pytest.raises(WeightsError, match=r"num_hidden_layers is 33, more layers than the folder has tensors \(32\)"):
+        read_config(saved(tmp_path, QWEN3 | {"num_hidden_layers": 33}))

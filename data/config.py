@@ -13,7 +13,7 @@ class DataConfig:
     path: str  # "python-stdlib", a text file, a .jsonl file, a glob, a folder
     text_field: str  # field of a JSONL record that holds the text
     document_separator: str  # "": each text file is one document; else text files are split at this string
-    tokenizer: str  # "byte", "char", "sentencepiece" (trained here), or a saved tokenizer's folder or .model
+    tokenizer: str  # "byte", "char", "sentencepiece" (trained here), a .model file, a saved or published one's folder
     tokenizer_vocab: int  # ids of a sentencepiece tokenizer that is trained here
     held_out: float  # fraction of the corpus that training never sees
     held_out_by: str  # "document": whole documents, by a hash of their text; "tail": the end of the corpus

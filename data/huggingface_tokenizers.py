@@ -44,17 +44,33 @@ class HuggingFaceTokenizer:
         self.special_ids: dict[str, int] = special_ids
         self.sentencepiece_model = base64.b64decode(model)
         self.eos_id: int | None = special_ids.get("eos")
+        own = () if self.eos_id is None else (self.eos_id,)
+        self.eos_ids: tuple[int, ...] = tuple(fields.get("eos_ids", own))  # older files have no such field
         self.fingerprint = tokenizer_files.fingerprint(self.kind, content)
         self.token_bytes_V = _token_bytes(self.backend, json.loads(text)["decoder"])
         self.vocab_size = len(self.token_bytes_V)
         self._single, self._pair = _template(self.backend, "a"), _template(self.backend, "a", "a")
+        first = self._single[0]
+        self.begin_ids: tuple[int, ...] = tuple(first) if isinstance(first, list) else ()
 
     @classmethod
-    def of(cls, backend: tokenizers.Tokenizer, special_ids: dict[str, int], model: bytes, name: str):
-        """`special_ids`: by role, see `Tokenizer`; `model`: the sentencepiece model that `backend` was made from."""
+    def of(
+        cls,
+        backend: tokenizers.Tokenizer,
+        special_ids: dict[str, int],
+        model: bytes,
+        name: str,
+        ends: Sequence[int] = (),
+    ):
+        """`special_ids`: by role, see `Tokenizer`; `model`: the sentencepiece model that `backend` was made from.
+
+        `ends`: ids that end a text beside eos.
+        """
         backend.no_truncation()
         backend.no_padding()
+        eos = [special_ids["eos"]] if "eos" in special_ids else []
         fields = {
+            "eos_ids": list(dict.fromkeys([*eos, *ends])),
             "special_ids": dict(sorted(special_ids.items())),
             "sentencepiece": base64.b64encode(model).decode(),
             "tokenizer": backend.to_str(),

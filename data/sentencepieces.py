@@ -44,6 +44,8 @@ class SentencePieceTokenizer:
         ids = {role: getattr(self._processor, f"{role}_id")() for role in ("pad", "eos", "bos", "unk")}
         self.special_ids: dict[str, int] = {role: id for role, id in ids.items() if id >= 0}
         self.eos_id: int | None = self.special_ids.get("eos")
+        self.eos_ids: tuple[int, ...] = () if self.eos_id is None else (self.eos_id,)
+        self.begin_ids = self.eos_ids
         self.fingerprint = tokenizer_files.fingerprint(self.kind, model)
         self._bytes_V = [_piece_bytes(self._processor, id) for id in range(self.vocab_size)]
         self.token_bytes_V = np.array([len(piece) for piece in self._bytes_V], np.int32)

@@ -32,7 +32,7 @@ class WithSpecials:
         """Raises DataError for a name twice, or one that is not in `NAMES`."""
         for at, name in enumerate(names):
             if not _NAME.fullmatch(name) or name in names[:at]:
-                why = "given twice" if name in names[:at] else f"none of {NAMES}"
+                why = "given twice" if name in names[:at] else f"not one of {NAMES}"
                 raise DataError(f"special token {name!r} is {why}")
         self.base = base
         self.names = tuple(names)
@@ -40,6 +40,9 @@ class WithSpecials:
         self.special_ids = base.special_ids | {name: base.vocab_size + at for at, name in enumerate(new)}
         self.vocab_size = base.vocab_size + len(new)
         self.eos_id: int | None = self.special_ids.get("eos")
+        new_eos = (self.special_ids["eos"],) if "eos" in new else ()
+        self.eos_ids: tuple[int, ...] = (*new_eos, *base.eos_ids)
+        self.begin_ids: tuple[int, ...] = base.begin_ids or new_eos
         self.token_bytes_V = np.concatenate([base.token_bytes_V, np.zeros(len(new), np.int32)])
         self._content = json.dumps({"names": self.names, "base": base.fingerprint}).encode()
         self.fingerprint = tokenizer_files.fingerprint(self.kind, self._content)

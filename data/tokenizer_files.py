@@ -52,7 +52,7 @@ def load(folder: Path) -> tuple[str, bytes]:
 
 def _manifest(file: Path) -> dict:
     if not file.is_file():
-        raise DataError(f"{file.parent} is not a saved tokenizer: it has no {MANIFEST}")
+        raise DataError(f"{file.parent} is not a saved tokenizer: it has no {MANIFEST}, nor a published one's files")
     try:
         manifest = json.loads(file.read_bytes())
     except ValueError as error:

@@ -10,6 +10,7 @@ import numpy as np
 from data import tokenizer_files
 from data.errors import DataError, missing_path
 from data.huggingface_tokenizers import HuggingFaceTokenizer
+from data.pretrained_tokenizers import has_tokenizer, load_pretrained_tokenizer
 from data.sentencepieces import SentencePieceTokenizer
 from data.special_tokens import WithSpecials
 from data.tokenizer_checks import checked_ids, joined, utf8
@@ -41,6 +42,12 @@ class Tokenizer(Protocol):
     def eos_id(self) -> int | None: ...  # closes a document; None: the vocabulary has no such id
 
     @property
+    def eos_ids(self) -> tuple[int, ...]: ...  # all that end a text: eos_id first; published models may have more
+
+    @property
+    def begin_ids(self) -> tuple[int, ...]: ...  # stand before a text that is continued: <s>; an eos where trained here
+
+    @property
     def special_ids(self) -> dict[str, int]: ...  # by role: pad eos bos unk mask cls sep, extra_0 ... (T5's sentinels)
 
     @property
@@ -69,15 +76,18 @@ class Tokenizer(Protocol):
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer saved in a folder, or of a sentencepiece `.model` file.
+    """The tokenizer saved in a folder, that of a published model's folder, or of a sentencepiece `.model` file.
 
-    Raises DataError for a path that is neither, and for data that does not have the fingerprint it was saved with.
+    Raises DataError for a path that is none of these, and for data that does not have the fingerprint it was saved
+    with. For a published one see `load_pretrained_tokenizer`.
     """
     place = Path(path).expanduser()
     if place.is_file():
         return SentencePieceTokenizer(place.read_bytes(), name=str(place))
     if not place.is_dir():
         raise missing_path("tokenizer", str(path), known=("byte", "char", "sentencepiece"))
+    if not (place / tokenizer_files.MANIFEST).is_file() and has_tokenizer(place):
+        return load_pretrained_tokenizer(place)
     kind, content = tokenizer_files.load(place)
     if kind == "byte":
         return ByteTokenizer()
@@ -104,6 +114,7 @@ class ByteTokenizer:
     kind = "byte"
     vocab_size = 257
     eos_id = 256
+    eos_ids = begin_ids = (256,)
 
     def __init__(self):
         self.special_ids = {"eos": self.eos_id}
@@ -132,6 +143,7 @@ class CharTokenizer:
 
     kind = "char"
     eos_id = None
+    eos_ids = begin_ids = ()
 
     def __init__(self, chars: str):
         if not chars or list(chars) != sorted(set(chars)):

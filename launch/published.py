@@ -9,7 +9,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
+from jax.sharding import Mesh
 
 from data.atomic import new_folder
 from data.errors import DataError
@@ -20,6 +22,7 @@ from launch.saved import RUN_FILE, load_run, read_run
 from model import parameters
 from model.build import build
 from model.config import ModelConfig
+from model.parameters import named_leaves
 from model.pretrained.export import export
 from model.pretrained.safetensors_files import read_json
 from model.pretrained.weights import LoadReport, WeightsError, load_weights, read_config
@@ -29,7 +32,7 @@ from train.mesh import single_device_mesh
 from train.records import RunError, environment, write_json
 
 # All that Tessera reads of a repository: weights only as safetensors, never a pickle, never code.
-FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "vocab.txt", "*.model", "vocab.bpe")
+FILES = ("model.safetensors", "model-*.safetensors", "*.json", "merges.txt", "vocab.txt", "*.model", "vocab.bpe")
 MEANS = "pooling_mode_mean_tokens"
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -52,7 +55,7 @@ def is_published(folder: Path) -> bool:
         return False
     try:
         keys = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(keys, dict) and "model_type" in keys
 
@@ -85,21 +88,43 @@ def find(name: str | Path) -> Path:
 
 
 def load_published(
-    folder: Path, *, head: str | None = None, num_labels: int = 0, param_dtype: str = "float32", seed: int = 0
+    folder: Path,
+    *,
+    max_length: int | None = None,
+    head: str | None = None,
+    num_labels: int = 0,
+    param_dtype: str = "float32",
+    seed: int = 0,
+    mesh: Mesh | None = None,
+    rules: ShardingRules | None = None,
 ) -> Published:
-    """Reads a published model onto the first device.
+    """Reads a published model onto `mesh` by `rules`, each device its share; without a mesh, onto the first device.
 
     Args:
+        max_length: another context than the folder's, for positions that are no table.
         head: of an encoder, another one than the folder's; a new classification, tagging or span head starts random.
         param_dtype: "bfloat16" halves the memory and rounds f32 weights, which the report says.
 
     Raises:
-        WeightsError: the folder is not what it says it is. DataError: the tokeniser is missing or does not fit.
+        RunError: options that do not go with the model. WeightsError: the folder is not what it says it is.
+        DataError: the tokeniser is missing or does not fit.
     """
     config, model_type = read_config(folder)
     changes: dict[str, Any] = {"param_dtype": param_dtype, "compute_dtype": param_dtype}
     if head is not None:
         changes |= {"head": head, "num_labels": num_labels}
+    elif num_labels:
+        raise RunError(
+            f"num_labels is {num_labels}, but no head is given: it is for a new one, head='classification' or "
+            "head='token_classification'"
+        )
+    if max_length is not None:
+        if config.positions == "learned":
+            raise RunError(
+                f"{folder}: max_length is {max_length}, but its positions are a learned table of {config.max_length} "
+                "rows: leave max_length out"
+            )
+        changes["max_length"] = max_length
     config = dataclasses.replace(config, **changes).resolved()
     tokenizer = load_pretrained_tokenizer(folder)
     if tokenizer.vocab_size > config.vocab_size:
@@ -107,16 +132,30 @@ def load_published(
             f"{folder}: the tokeniser has {tokenizer.vocab_size} ids, the embedding {config.vocab_size} rows: they are "
             "not of one model"
         )
-    mesh, rules = single_device_mesh(), ShardingRules()
+    mesh, rules = mesh or single_device_mesh(), rules or ShardingRules()
     model = build(config, rules)
     weights = parameters.weights(model)
     shardings = parameters.shardings(weights, rules, mesh)
     params, report = load_weights(folder, config, weights, shardings, allow_missing_head=head is not None)
     if report.missing:
-        with jax.set_mesh(mesh):
-            fresh = jax.jit(lambda: parameters.init(model, jax.random.key(seed)), out_shardings=shardings)()
-        params = jax.tree.map(lambda new, old: new if isinstance(old, jax.ShapeDtypeStruct) else old, fresh, params)
+        fresh = _fresh(model, seed, report.missing, named_leaves(shardings), mesh)
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: fresh.get(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), params
+        )
     return Published(config, model_type, params, tokenizer, report)
+
+
+def _fresh(
+    model: nn.Module, seed: int, missing: list[str], shardings: dict[str, Any], mesh: Mesh
+) -> dict[str, jax.Array]:
+    """New weights for the `missing` paths alone: XLA drops the rest of the network, which may be large."""
+
+    def make() -> dict[str, jax.Array]:
+        leaves = named_leaves(parameters.init(model, jax.random.key(seed)))
+        return {path: leaves[path] for path in missing}
+
+    with jax.set_mesh(mesh):
+        return jax.jit(make, out_shardings={path: shardings[path] for path in missing})()
 
 
 def warn_of(published: Published, folder: Path) -> None:
@@ -130,6 +169,20 @@ def warn_of(published: Published, folder: Path) -> None:
     pooling = folder / "1_Pooling" / "config.json"  # of sentence-transformers
     if pooling.is_file() and not _means(read_json(pooling)):
         warnings.warn(f"{folder}: its own embeddings are not means over tokens; `embed` takes means", stacklevel=3)
+    if further := [kind for kind in _modules(folder) if kind not in ("Transformer", "Pooling")]:
+        shown = ", ".join(further)
+        warnings.warn(f"{folder}: its own embeddings end in {shown}, which `embed` leaves out", stacklevel=3)
+
+
+def _modules(folder: Path) -> list[str]:
+    """The kinds of the modules through which sentence-transformers embeds, in order, where the folder is of it."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return []
+    try:
+        return [module["type"].rsplit(".", 1)[-1] for module in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{path}: is no list of modules, each with its type: get the file again") from error
 
 
 def _means(pooling: dict[str, Any]) -> bool:

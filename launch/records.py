@@ -45,6 +45,11 @@ def same_run(
     if not path.is_file():
         return now
     saved = json.loads(path.read_text(encoding="utf-8"))
+    if "imported.source" in saved["config"]:
+        raise RunError(
+            f"{folder} holds a model imported from {saved['config']['imported.source']}: train in another folder, "
+            "with another --config.run.dir"
+        )
     harmless, other = compare_configs(saved["config"], now["config"])
     before = saved["fingerprints"]
     other += [f"{name}: {before[name]} -> {value}" for name, value in fingerprints.items() if before[name] != value]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from data.tokenizers import Tokenizer, load_tokenizer
 from launch.count import TABLE
@@ -22,9 +23,16 @@ RUN_FILE = "config.json"
 
 
 def load_run(
-    folder: Path, *, step: int | None = None, max_length: int | None = None
+    folder: Path,
+    *,
+    step: int | None = None,
+    max_length: int | None = None,
+    mesh: Mesh | None = None,
+    rules: ShardingRules | None = None,
 ) -> tuple[ModelConfig, Any, Tokenizer]:
-    """The resolved config of a run, its parameters whole on the first device, and its tokeniser.
+    """The resolved config of a run, its parameters, and its tokeniser.
+
+    The parameters lie on `mesh` by `rules`; without a mesh, whole on the first device.
 
     Raises:
         RunError: not the folder of a run. CheckpointError: no such step, or another network in the checkpoint.
@@ -35,7 +43,7 @@ def load_run(
     tokenizer = load_tokenizer(folder / "tokenizer")
     if config.architecture == "ngram":
         return config, load_ngram(folder / TABLE), tokenizer
-    mesh, rules = single_device_mesh(), ShardingRules()
+    mesh, rules = mesh or single_device_mesh(), rules or ShardingRules()
     weights = parameters.weights(build(config, rules))
     target = jax.tree.map(
         lambda w, sharding: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=sharding),

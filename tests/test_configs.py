@@ -11,7 +11,7 @@ import pytest
 
 from configs import defaults
 from data.config import DataConfig
-from data.objectives import ObjectiveConfig
+from data.objectives import ObjectiveConfig, special_names
 from launch import experiment
 from launch.leaves import flat
 from model import parameters
@@ -126,6 +126,14 @@ def test_parameter_counts_are_the_published_ones(name, published, vocab):
     weights = jax.tree.leaves(parameters.weights(build(model)))
     padding = (model.vocab_size - vocab) * model.embed_dim
     assert sum(weight.size for weight in weights) - padding == published
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_vocabulary_trained_by_default_fits_the_model(name):
+    read = experiment.read(load(name))
+    if read.data.tokenizer == "sentencepiece" and read.model.vocab_size:
+        new = [special for special in special_names(read.objective) if special not in ("eos", "unk")]
+        assert read.data.tokenizer_vocab + len(new) <= read.model.vocab_size
 
 
 def test_flops_per_sequence_of_gpt2():

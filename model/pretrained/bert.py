@@ -3,7 +3,17 @@
 from typing import Any
 
 from model.config import LABELLED, ModelConfig
-from model.pretrained.mapping import Family, Row, choose, name_of, one_rate, read_keys, require, write_keys
+from model.pretrained.mapping import (
+    Family,
+    Row,
+    choose,
+    name_of,
+    one_rate,
+    read_keys,
+    require,
+    require_kind,
+    write_keys,
+)
 
 ACTIVATIONS = {
     "gelu": "gelu_exact", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu", "silu": "silu"
@@ -40,6 +50,7 @@ def config_from(keys: dict[str, Any]) -> ModelConfig:
         # The head of RoBERTa has an activation of its own.
         **({"hidden_act": ("gelu",)} if kind != "bert" and head == "masked_lm" else {}),
     })  # fmt: skip
+    require_kind("max_position_embeddings", "max_length", keys["max_position_embeddings"])
     offset = 0 if kind == "bert" else keys["pad_token_id"] + 1  # RoBERTa counts from behind the padding
     labels = len(keys["id2label"]) if keys.get("id2label") else keys.get("num_labels", 2)
     return ModelConfig(

@@ -32,13 +32,13 @@ def open_folder(folder: Path) -> dict[str, Tensor]:
     if single.exists() and index.exists():
         raise WeightsError(f"{folder} has both {SINGLE} and {INDEX}: remove the one that is not meant")
     if single.exists():
-        return open_file(_inside(folder, SINGLE))
+        return open_file(inside(folder, SINGLE))
     if not index.exists():
         _no_weights(folder)
-    listed = _weight_map(_inside(folder, INDEX))
+    listed = _weight_map(inside(folder, INDEX))
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(listed.values())):
-        found = open_file(_inside(folder, shard))
+        found = open_file(inside(folder, shard))
         if absent := sorted(name for name, file in listed.items() if file == shard and name not in found):
             raise WeightsError(f"{index}: {shard} has no tensor {', '.join(absent[:5])}: get both files again")
         if twice := sorted(found.keys() & tensors.keys()):
@@ -95,7 +95,7 @@ def _weight_map(path: Path) -> dict[str, str]:
     return listed
 
 
-def _inside(folder: Path, name: str) -> Path:
+def inside(folder: Path, name: str) -> Path:
     """The regular file `name` of `folder`; a link may lead to the blobs of a Hugging Face cache, and nowhere else."""
     try:
         path, home = (folder / name).resolve(), folder.resolve()

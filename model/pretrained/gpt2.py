@@ -3,7 +3,17 @@
 from typing import Any
 
 from model.config import ModelConfig
-from model.pretrained.mapping import Family, Row, choose, name_of, one_rate, read_keys, require, write_keys
+from model.pretrained.mapping import (
+    Family,
+    Row,
+    choose,
+    name_of,
+    one_rate,
+    optional_size,
+    read_keys,
+    require,
+    write_keys,
+)
 
 ACTIVATIONS = {
     "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_exact", "relu": "relu", "silu": "silu"
@@ -29,7 +39,7 @@ def config_from(keys: dict[str, Any]) -> ModelConfig:
     require(keys, ALLOWED)
     return ModelConfig(
         **read_keys(keys, KEYS),
-        mlp_dim=keys.get("n_inner") or 0,
+        mlp_dim=optional_size(keys, "n_inner", "mlp_dim"),
         mlp=choose(keys, "activation_function", "gelu_new", ACTIVATIONS),
         dropout=one_rate(keys, dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.1)),
     )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from model.config import ModelConfig
-from model.pretrained.mapping import Family, Row, choose, name_of, read_keys, require, write_keys
+from model.pretrained.mapping import Family, Row, choose, name_of, optional_size, read_keys, require, write_keys
 from model.pretrained.rotary import rope_from, rope_to
 from model.pretrained.safetensors_files import WeightsError
 
@@ -26,6 +26,8 @@ KEYS = {
 
 def config_from(keys: dict[str, Any]) -> ModelConfig:
     kind = keys["model_type"]
+    if kind != "llama" and "num_key_value_heads" not in keys:
+        raise KeyError("num_key_value_heads")  # only Llama has as many as query heads by default
     names = (f"{CLASSES[kind]}ForCausalLM", f"{CLASSES[kind]}Model", *(["LLaMAForCausalLM"] if kind == "llama" else []))
     require(keys, {
         "architectures": (None, *([name] for name in names)),
@@ -38,8 +40,8 @@ def config_from(keys: dict[str, Any]) -> ModelConfig:
     bias = biases[bool(keys.get("attention_bias")), bool(keys.get("mlp_bias"))]
     return ModelConfig(
         **read_keys(keys, KEYS),
-        num_kv_heads=(keys.get("num_key_value_heads") or 0) if kind == "llama" else keys["num_key_value_heads"],
-        head_dim=keys.get("head_dim") or (128 if kind == "qwen3" else 0),
+        num_kv_heads=optional_size(keys, "num_key_value_heads", "num_kv_heads"),
+        head_dim=optional_size(keys, "head_dim", "head_dim") or (128 if kind == "qwen3" else 0),
         mlp=choose(keys, "hidden_act", "silu", ACTIVATIONS),
         norm="rms",
         positions="rotary",
@@ -70,13 +72,12 @@ def config_to(config: ModelConfig) -> dict[str, Any]:
 
 def _window(keys: dict[str, Any], kind: str) -> int:
     """Mistral slides in every layer, Qwen in those that it names, Llama in none."""
-    sliding = keys.get("sliding_window", 4096 if kind == "mistral" else None)
+    sliding = optional_size({"sliding_window": 4096 if kind == "mistral" else None, **keys}, "sliding_window", "window")
     if kind in ("llama", "mistral") or not keys.get("use_sliding_window", False):
-        return (sliding or 0) if kind == "mistral" else 0
-    layers, full = keys["num_hidden_layers"], keys.get("max_window_layers", 28)
-    kinds = set(
-        keys.get("layer_types") or ["sliding_attention" if i >= full else "full_attention" for i in range(layers)]
-    )
+        return sliding if kind == "mistral" else 0
+    full = keys.get("max_window_layers", 28)  # so many layers first
+    by_number = {"full_attention": full > 0, "sliding_attention": keys["num_hidden_layers"] > full}
+    kinds = set(keys.get("layer_types") or [name for name, some in by_number.items() if some])
     if sliding and kinds == {"sliding_attention"}:
         return sliding
     if not sliding or kinds == {"full_attention"}:

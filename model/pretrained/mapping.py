@@ -142,11 +142,28 @@ def write_keys(config: ModelConfig, table: Keys) -> dict[str, Any]:
     return {name: getattr(config, ours) for name, (ours, *_) in table.items()}
 
 
+def optional_size(keys: Mapping[str, Any], name: str, ours: str) -> int:
+    """The size that key `name` gives for our field, checked; 0 where the key is missing, null or 0."""
+    value = keys.get(name) or 0
+    require_kind(name, ours, value)
+    return value
+
+
 def require_kind(name: str, ours: str, value: Any) -> None:
-    """WeightsError for the value of key `name` if our field has another type; an int is a float too."""
+    """WeightsError for the value of key `name` if our field has another type, where an int is a float too, or if no
+    network has such a number."""
     kind = _KINDS[ours]
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise WeightsError(f"config.json: {name} is {value!r}: it must be of type {kind.__name__}")
+    if kind is int and value > _MOST_SIZE:
+        raise WeightsError(f"config.json: {name} is {value}: at most {_MOST_SIZE} is read")
+    if kind is float:
+        if ours in _POSITIVE and not 0 < value <= _MOST_NUMBER:
+            raise WeightsError(f"config.json: {name} is {value}: it must be positive and at most {_MOST_NUMBER:g}")
+        if not 0 <= value <= _MOST_NUMBER:
+            raise WeightsError(
+                f"config.json: {name} is {value}: it must not be negative and be at most {_MOST_NUMBER:g}"
+            )
 
 
 def require(keys: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> None:
@@ -184,6 +201,9 @@ def _listed(values: Any) -> str:
     return " or ".join(sorted(map(repr, values)))
 
 
+_MOST_SIZE = 2**24  # of a dimension: what is larger is damage, and would be gone through before the weights say so
+_MOST_NUMBER = 1e12
+_POSITIVE = ("norm_epsilon", "rope_theta", "rope_factor", "rope_low_factor", "rope_high_factor")
 _KINDS = {field.name: type(field.default) for field in dataclasses.fields(ModelConfig)}
 _NEVER = {  # in any family
     "quantization_config": (None,),

@@ -3,6 +3,7 @@
 from typing import Any
 
 from model.config import ModelConfig
+from model.pretrained.mapping import require_kind
 from model.pretrained.safetensors_files import WeightsError
 
 SCALED = {  # published name -> our field
@@ -24,6 +25,9 @@ def rope_from(keys: dict[str, Any]) -> dict[str, Any]:
     if kind not in KINDS or numbers - given.keys() or given.keys() - numbers - {"original_max_position_embeddings"}:
         known = ", ".join(f"{name} ({', '.join(needed) or 'no numbers'})" for name, needed in KINDS.items())
         raise WeightsError(f"config.json: rotary positions of type {kind!r} with {given}: Tessera has only {known}")
+    require_kind("rope_theta", "rope_theta", theta)
+    for name in numbers:
+        require_kind(name, SCALED[name], given[name])
     scaled = {ours: given[name] for name, ours in SCALED.items() if name in numbers}
     return {"rope_theta": theta, "rope_scaling": "none" if kind == "default" else kind, **scaled}
 

@@ -12,11 +12,12 @@ import numpy as np
 from model.config import ModelConfig
 from model.parameters import Params, Weight, named_leaves
 from model.pretrained.families import FAMILIES, family_of
-from model.pretrained.folders import open_folder
+from model.pretrained.folders import inside, open_folder
 from model.pretrained.mapping import Place, places, require_kind
 from model.pretrained.names import Names
 from model.pretrained.safetensors_files import Tensor, WeightsError, read_json
 
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers")  # keys that count layers
 FRESH_HEADS = ("classification", "token_classification", "span")  # those that fine-tuning may begin with
 FLOATS = tuple(map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16)))
 
@@ -49,14 +50,20 @@ def read_config(folder: str | Path) -> tuple[ModelConfig, str]:
         WeightsError: no config.json, or one that says what Tessera does not have.
     """
     folder = Path(folder)
-    keys = read_json(folder / "config.json", most=10_000_000)
+    keys = read_json(inside(folder, "config.json"), most=10_000_000)
     kind = keys.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise WeightsError(f"{folder}: model_type is {kind!r}: Tessera has {', '.join(FAMILIES)}")
     try:
         config = FAMILIES[kind].config_from(keys)
+        tensors = open_folder(folder)
+        for name in LAYERS:
+            if (keys.get(name) or 0) > len(tensors):
+                raise WeightsError(
+                    f"config.json: {name} is {keys[name]}, more layers than the folder has tensors ({len(tensors)})"
+                )
         if output := FAMILIES[kind].tied_unless:
-            names = Names(open_folder(folder), FAMILIES[kind])
+            names = Names(tensors, FAMILIES[kind])
             own, repeated = output in names.tensors, names.repeated(output)
             tied = not own or (repeated is not None and names.equal(output, repeated))
             config = dataclasses.replace(config, tied_output=tied)

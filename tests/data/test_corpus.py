@@ -7,8 +7,10 @@ import pytest
 from data import corpus as corpus_module
 from data.corpus import prepare
 from data.errors import DataError
+from data.objectives import ObjectiveConfig, make_objective, special_names
 from data.sources import Document
 from data.split import is_held_out
+from data.tokenizers import WithSpecials
 from tests.data.conftest import PROSE, SOURCE
 
 
@@ -147,6 +149,23 @@ def test_a_saved_tokenizer_is_loaded(config, folder, tmp_path, pieces):
     assert corpus.tokenizer.fingerprint == pieces.fingerprint
     with pytest.raises(DataError, match=r"did you mean .*saved"):
         prepare(config(path=str(folder), tokenizer=str(tmp_path / "savde")), quiet)
+
+
+def test_a_published_tokenizer_is_loaded_for_masking(config, folder, tmp_path):
+    published = tmp_path / "published"
+    published.mkdir()
+    letters = sorted(set((SOURCE + PROSE + "0123456789").lower()) - set(" \n\t"))
+    texts = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (published / "vocab.txt").write_text("\n".join(texts) + "\n")
+    corpus = prepare(config(path=str(folder), tokenizer=str(published)), quiet)
+    assert (corpus.tokenizer.kind, corpus.tokenizer.vocab_size) == ("huggingface", len(texts))
+    settings = ObjectiveConfig(name="masked_lm", mask_rate=0.5)
+    tokenizer = WithSpecials(corpus.tokenizer, special_names(settings))
+    assert (tokenizer.special_ids, tokenizer.vocab_size) == (corpus.tokenizer.special_ids, len(texts))
+    objective = make_objective(settings, max_length=32, tokenizer=tokenizer)
+    example = objective(np.asarray(corpus.train.tokens[:20]), np.random.default_rng(0))
+    assert [example["inputs"][at] for at in (0, 21, 22)] == [2, 3, 0]  # [CLS], [SEP] and padding
+    assert 4 in example["inputs"][1:21]  # [MASK]
 
 
 def test_one_document_cannot_be_split_by_document(config, tmp_path):

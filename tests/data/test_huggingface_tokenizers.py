@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from data.errors import DataError
@@ -60,6 +60,7 @@ SPECIAL = {
     "llama": {"unk": 0, "bos": 1, "eos": 2},
 }
 ONE = {"gpt2": [7, 8], "bert": [101, 7, 8, 102], "bert_chinese": [101, 7, 8, 102], "t5": [7, 8, 1], "llama": [1, 7, 8]}
+BEGIN = {"bert": (101,), "bert_chinese": (101,), "llama": (1,)}
 TWO = {
     "gpt2": [7, 8, 9],
     "bert": [101, 7, 8, 102, 9, 102],
@@ -88,6 +89,8 @@ def test_ids_are_those_recorded(family, loaded, test_data):
     assert (tokenizer.kind, tokenizer.vocab_size) == ("huggingface", SIZES[family])
     assert tokenizer.special_ids == SPECIAL[family]
     assert tokenizer.eos_id == SPECIAL[family].get("eos")
+    assert tokenizer.eos_ids == tuple(SPECIAL[family][role] for role in ("eos",) if role in SPECIAL[family])
+    assert tokenizer.begin_ids == BEGIN.get(family, ())
     for text, ids in zip(TEXTS, GOLDEN[family], strict=False):
         assert tokenizer.encode(text) == ids
     batch = tokenizer.encode_batch(["", *TEXTS])
@@ -110,7 +113,17 @@ def test_saved_tokenizers_come_back_the_same(family, loaded, test_data, tmp_path
     tokenizer = loaded(family, test_data)
     tokenizer.save(tmp_path)
     again = load_tokenizer(tmp_path)
-    for name in ("kind", "vocab_size", "eos_id", "special_ids", "fingerprint", "sentencepiece_model"):
+    names = (
+        "kind",
+        "vocab_size",
+        "eos_id",
+        "eos_ids",
+        "begin_ids",
+        "special_ids",
+        "fingerprint",
+        "sentencepiece_model",
+    )
+    for name in names:
         assert getattr(again, name) == getattr(tokenizer, name)
     assert [again.encode(text) for text in HARD] == [tokenizer.encode(text) for text in HARD]
     assert (again.token_bytes_V == tokenizer.token_bytes_V).all()
@@ -122,6 +135,7 @@ def test_saved_tokenizers_come_back_the_same(family, loaded, test_data, tmp_path
 @example(text="  \r\n\t \0\x85\u2028\ufffd 🙂e\u0301")
 @example(text="\u2581Ġ Ċ")
 def test_byte_level_bpe_loses_nothing(text, loaded, test_data):
+    assume("<|endoftext|>" not in text)
     tokenizer = loaded("gpt2", test_data)
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
@@ -188,6 +202,15 @@ def test_bad_text_ids_and_content_are_refused(loaded, test_data, tmp_path):
     file.write_bytes(file.read_bytes().replace(b'"eos": 1', b'"eos": 2'))
     with pytest.raises(DataError, match=tokenizer.fingerprint):
         load_tokenizer(tmp_path)
+
+
+def test_a_file_without_more_ends_has_one():
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1, "c": 2}, []))
+    for special_ids, ends in (({"eos": 1}, (1,)), ({}, ())):
+        fields = {"tokenizer": backend.to_str(), "special_ids": special_ids, "sentencepiece": ""}
+        assert HuggingFaceTokenizer(json.dumps(fields).encode()).eos_ids == ends
+    assert HuggingFaceTokenizer.of(backend, {"eos": 1}, b"", "small", [2, 1]).eos_ids == (1, 2)
+    assert HuggingFaceTokenizer.of(backend, {}, b"", "small", [2, 0]).eos_ids == (2, 0)
 
 
 def test_a_post_processor_that_turns_texts_round_is_refused():

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import sentencepiece
+from tokenizers import pre_tokenizers
 
 from data.errors import DataError
 from data.pretrained_tokenizers import load_pretrained_tokenizer
@@ -244,7 +245,10 @@ BPE = {"vocab.json": json.dumps({"a": 0, "b": 1, "ab": 2}), "merges.txt": "#vers
         ),
         (BPE | {"tokenizer_config.json": '{"tokenizer_class": "BertTokenizerFast"}'}, "says 'bert'"),
         (BPE | {"tokenizer_config.json": '{"pad_token": "<pad>"}'}, "no token '<pad>', which the files beside it call"),
-        (BPE | {"tokenizer_config.json": '{"pad_token": {"id": 3}}'}, "special token .* has no text: {'id': 3}"),
+        (
+            BPE | {"tokenizer_config.json": '{"pad_token": {"id": 3}}'},
+            "config.json: 'pad_token' is {'id': 3}: it must be",
+        ),
         (BPE | {"added_tokens.json": '{"<pad>": 7}'}, "give the token '<pad>' id 7, but there it has 3"),
         (BPE | {"added_tokens.json": '{"a": 3}'}, "give the token 'a' id 3, but there it has 0"),
     ],
@@ -254,6 +258,171 @@ def test_broken_folders_are_refused(tmp_path, files, message):
         (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         load_pretrained_tokenizer(tmp_path)
+
+
+TOKENIZER_CONFIG = [
+    {"tokenizer_class": 5},
+    {"add_prefix_space": "yes"},
+    {"added_tokens_decoder": {"5": "a"}},
+    {"added_tokens_decoder": [1]},
+    {"added_tokens_decoder": {"x": {}}},
+    {"added_tokens_decoder": {"5": {}}},
+    {"added_tokens_decoder": {"x": {"content": "a"}}},
+    {"additional_special_tokens": 5},
+    {"additional_special_tokens": [5]},
+    {"extra_special_tokens": {"a": 5}},
+    {"eos_token": 7},
+    {"mask_token": {"content": "a", "lstrip": 1}},
+    {"extra_ids": "5"},
+    {"extra_ids": 10**12},
+]
+CONFIG = [
+    {"model_type": ["gpt2"]},
+    {"vocab_size": "7"},
+    {"vocab_size": True},
+    {"vocab_size": 0},
+    {"eos_token_id": "1"},
+    {"eos_token_id": [1, "2"]},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("tokenizer_config.json", fields) for fields in TOKENIZER_CONFIG]
+    + [("special_tokens_map.json", {"eos_token": 7}), ("added_tokens.json", {"a": "7"})]
+    + [("config.json", fields) for fields in CONFIG]
+    + [("generation_config.json", {"eos_token_id": {}})],
+)
+def test_a_field_of_another_type_is_refused(tmp_path, name, fields):
+    for file, content in {**BPE, name: json.dumps(fields)}.items():
+        (tmp_path / file).write_text(content)
+    with pytest.raises(DataError, match=rf"{tmp_path}/{name}: '{next(iter(fields))}' is .*: it must be "):
+        load_pretrained_tokenizer(tmp_path)
+
+
+def test_deep_json_is_refused(tmp_path):
+    write(tmp_path, vocab={"a": 0})
+    (tmp_path / "merges.txt").write_text("")
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"config.json is not JSON \(maximum recursion"):
+        load_pretrained_tokenizer(tmp_path)
+
+
+def test_large_files_are_refused(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(BERT))
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(10_000_001)
+    with pytest.raises(DataError, match="config.json has 10,000,001 bytes, and 10,000,000 is the most"):
+        load_pretrained_tokenizer(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with (tmp_path / "vocab.txt").open("wb") as file:
+        file.truncate(200_000_001)
+    with pytest.raises(DataError, match="vocab.txt has 200,000,001 bytes, and 200,000,000 is the most"):
+        load_pretrained_tokenizer(tmp_path)
+
+
+def test_links_lead_into_the_folder_or_the_cache_alone(tmp_path):
+    folder, blobs = tmp_path / "snapshots" / "1a", tmp_path / "blobs"
+    folder.mkdir(parents=True)
+    blobs.mkdir()
+    for place in (blobs, tmp_path):
+        (place / "b").write_text("\n".join(BERT))
+    (folder / "vocab.txt").symlink_to(blobs / "b")
+    assert load_pretrained_tokenizer(folder).vocab_size == 6
+    (tmp_path / "secret").write_text("{}")
+    (folder / "config.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(DataError, match="config.json is a link out of its folder, to .*secret: copy the file"):
+        load_pretrained_tokenizer(folder)
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to(folder / "gone")
+    with pytest.raises(DataError, match="config.json is not a file: get the model again"):
+        load_pretrained_tokenizer(folder)
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to(folder / "config.json")
+    with pytest.raises(DataError, match="config.json (cannot be read|is not a file)"):
+        load_pretrained_tokenizer(folder)
+    (folder / "config.json").unlink()
+    (folder / "vocab.txt").unlink()
+    (folder / "vocab.txt").symlink_to(tmp_path / "b")
+    with pytest.raises(DataError, match="vocab.txt is a link out of its folder"):
+        load_pretrained_tokenizer(folder)
+
+
+def test_all_ends_are_kept(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "c": 2, "<end>": 3, "<turn>": 4}))
+    (tmp_path / "merges.txt").write_text("")
+    extra = {"additional_special_tokens": ["<end>", "<turn>"]}
+    write(tmp_path, tokenizer_config=extra, config={"eos_token_id": [4, 3, 128_009]})
+    ours = load_pretrained_tokenizer(tmp_path)
+    assert (ours.eos_id, ours.eos_ids, ours.special_ids) == (4, (4, 3), {"eos": 4})
+    write(tmp_path, tokenizer_config=extra | {"eos_token": "<end>"}, generation_config={"eos_token_id": [4, 1]})
+    ours = load_pretrained_tokenizer(tmp_path)
+    assert (ours.eos_id, ours.eos_ids) == (3, (3, 4, 1))
+    write(tmp_path, config={"eos_token_id": None}, generation_config={"eos_token_id": 4})
+    assert load_pretrained_tokenizer(tmp_path).eos_ids == (3, 4)
+    ours.save(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").eos_ids == (3, 4, 1)
+
+
+def test_what_begins_a_text_is_what_the_template_puts_before_it(tmp_path):
+    settings = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<s>"}
+    (tmp_path / "merges.txt").write_text("")
+    write(tmp_path, vocab={"a": 0, "<s>": 1, "</s>": 2})
+    begins = []
+    for add in ({}, {"add_bos_token": True}, {"add_bos_token": True, "add_eos_token": True}, {"add_eos_token": True}):
+        write(tmp_path, tokenizer_config=settings | add)
+        begins.append(load_pretrained_tokenizer(tmp_path).begin_ids)
+    assert begins == [(), (1,), (1,), ()]
+
+
+def byte_pieces(folder, **settings):
+    """RoBERTa's special tokens around the 256 bytes."""
+    texts = ["<s>", "<pad>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "<mask>"]
+    folder.mkdir()
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return write(folder, vocab={text: id for id, text in enumerate(texts)}, **settings)
+
+
+def flagged(text, **flags):
+    fields = {"content": text, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    return fields | {"__type": "AddedToken"} | flags
+
+
+FLAGGED = [
+    {},
+    {"tokenizer_config": {"mask_token": flagged("<mask>", lstrip=True)}},
+    {"tokenizer_config": {"mask_token": flagged("<mask>", lstrip=True), "pad_token": flagged("<pad>", rstrip=True)}},
+    {"tokenizer_config": {"mask_token": flagged("<mask>", single_word=True, normalized=True)}},
+    {"tokenizer_config": {"additional_special_tokens": [flagged("<unk>", lstrip=True)]}},
+    {"special_tokens_map": {"mask_token": {"content": "<mask>", "lstrip": True}}},
+    {
+        "special_tokens_map": {"mask_token": {"content": "<mask>", "lstrip": True}},
+        "tokenizer_config": {"mask_token": "<mask>"},
+    },
+]
+
+
+@pytest.mark.parametrize("settings", FLAGGED)
+def test_flags_of_special_tokens_equal_transformers(tmp_path, settings):
+    transformers = pytest.importorskip("transformers")
+    folder = byte_pieces(tmp_path / "roberta", config={"model_type": "roberta"}, **settings)
+    ours, theirs = load_pretrained_tokenizer(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    for text in ("a <mask> b <pad> c", " <mask>", "a<mask>b <unk> c", "\n <mask>  <pad>  <unk>."):
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False), text
+
+
+def test_the_mask_takes_the_space_before_it_where_it_says_so(tmp_path):
+    plain = load_pretrained_tokenizer(byte_pieces(tmp_path / "plain", config={"model_type": "roberta"}))
+    mask = {"mask_token": {"content": "<mask>", "lstrip": True}}
+    settings = {"config": {"model_type": "roberta"}, "tokenizer_config": mask}
+    strips = load_pretrained_tokenizer(byte_pieces(tmp_path / "strips", **settings))
+    space, mask_id = plain.encode(" ")[0], plain.special_ids["mask"]
+    assert (plain.encode(" <mask>"), strips.encode(" <mask>")) == ([space, mask_id], [mask_id])
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join([*BERT, "<m>"]))
+    write(tmp_path / "bert", tokenizer_config={"mask_token": {"content": "<m>", "single_word": True}})
+    assert load_pretrained_tokenizer(tmp_path / "bert").encode("a<m>a <m>")[-1] == 6
+    assert load_pretrained_tokenizer(tmp_path / "bert").encode("a<m>a <m>").count(6) == 1
 
 
 def test_a_missing_folder_is_refused(tmp_path):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from data import tokenizer_files
 from data.errors import DataError
-from data.tokenizers import ByteTokenizer, CharTokenizer, load_tokenizer
+from data.tokenizers import ByteTokenizer, CharTokenizer, WithSpecials, load_tokenizer
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -34,6 +34,18 @@ def test_byte_ids_are_the_bytes():
     assert (tokenizer.vocab_size, tokenizer.eos_id, len(tokenizer.token_bytes_V)) == (257, 256, 257)
     assert tokenizer.special_ids == {"eos": 256} and CharTokenizer("ab").special_ids == {}
     assert tokenizer.token_bytes_V[256] == 0 and tokenizer.token_bytes_V.dtype == np.int32
+
+
+def test_what_ends_and_begins_a_text(pieces):
+    both = {tokenizer: (tokenizer.eos_ids, tokenizer.begin_ids) for tokenizer in (ByteTokenizer(), pieces)}
+    assert list(both.values()) == [((256,), (256,)), ((1,), (1,))]
+    plain = CharTokenizer("ab")
+    assert (plain.eos_ids, plain.begin_ids) == ((), ())
+    names = ["mask", "cls", "sep", "eos"]
+    for base, expected in both.items():
+        tokenizer = WithSpecials(base, names)
+        assert (tokenizer.eos_ids, tokenizer.begin_ids) == expected
+    assert (WithSpecials(plain, names).eos_ids, WithSpecials(plain, names).begin_ids) == ((5,), (5,))
 
 
 def test_byte_decoding_drops_specials_and_replaces_invalid():
@@ -104,7 +116,7 @@ def test_changed_data_is_refused_with_both_fingerprints(tmp_path):
 
 
 def test_broken_folders_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"has no tessera_tokenizer\.json"):
+    with pytest.raises(DataError, match=r"has no tessera_tokenizer\.json, nor a published one's files"):
         load_tokenizer(tmp_path)
     CharTokenizer("ab").save(tmp_path)
     (tmp_path / "characters.txt").unlink()

@@ -149,6 +149,26 @@ def test_a_new_head_is_random_by_seed_and_said_to_be(bert, made):
         tessera.load(folder, head="classification")
 
 
+def test_beside_a_new_head_nothing_is_made_twice(bert, monkeypatch):
+    made, jit = [], jax.jit
+
+    def spy(function, **options):
+        compiled = jit(function, **options)
+
+        def call(*arguments):
+            out = compiled(*arguments)
+            made.extend(jax.tree.leaves(out))
+            return out
+
+        return call if "out_shardings" in options else compiled
+
+    monkeypatch.setattr(jax, "jit", spy)
+    loaded = load_published(bert(), head="classification", num_labels=3)
+    fresh = named_leaves(loaded.params)
+    assert loaded.report.missing and len(made) == len(loaded.report.missing)
+    assert all(any(leaf is fresh[path] for leaf in made) for path in loaded.report.missing)
+
+
 def test_the_encoder_alone(bert):
     folder = bert()
     with pytest.warns(UserWarning, match="tensors were not used"):
@@ -234,11 +254,10 @@ def test_a_published_model_reads_further_where_its_positions_are_no_table(made):
     short, long = tessera.load(made("llama")[0]), tessera.load(made("llama")[0], max_length=80)
     assert (short.config.max_length, long.config.max_length) == (32, 80)
     same(short.params, long.params)
-    text = " ".join([TEXT] * 2)
     with pytest.raises(ValueError, match="the context has 32"):
-        short.generate(text, max_tokens=1)
-    answer = long.generate(text, max_tokens=9, temperature=0.0, details=True)
-    ids = [*long.tokenizer.encode(text), *answer.ids]
+        short.generate(TEXT, max_tokens=1)
+    answer = long.generate(TEXT, max_tokens=9, temperature=0.0, details=True)
+    ids = [*long.tokenizer.encode(TEXT), *answer.ids]
     assert 32 < len(ids) <= 80
     scores = long.logits([ids[:-1]])[0]
     assert scores[-len(answer.ids) :, : long.tokenizer.vocab_size].argmax(1).tolist() == answer.ids

@@ -42,24 +42,19 @@ def test_many_devices_hold_their_share_and_say_the_same(source, rules, request):
     rules = rules or ShardingRules()
     declared = weights(build(many.config, rules))
     where = named_leaves(shardings(declared, rules, mesh))
-    shares = []
     for path, leaf in named_leaves(many.params).items():
         assert leaf.sharding.is_equivalent_to(where[path], leaf.ndim), path
         assert len(leaf.addressable_shards) == 8
-        shares.append(max(shard.data.size for shard in leaf.addressable_shards) / leaf.size)
     kernel = many.params["decoder"]["layers"]["mlp"]["up"]["kernel"]
     assert kernel.addressable_shards[0].data.size * 8 == kernel.size
-    assert sorted(set(shares))[0] == 1 / 8
 
     ids = np.asarray([many.tokenizer.encode(TEXT)[:12]] * 2)
     logits = one.logits(ids)
     assert logits.std() > 0.1
     np.testing.assert_allclose(many.logits(ids), logits, atol=3e-5, rtol=1e-5)
-    for prompts in (["the quick"], ["the quick", "one two three"]):
-        options = {"max_tokens": 9, "temperature": 0.0, "details": True}
-        said = [answer.ids for answer in one.generate(prompts, **options)]
-        assert [answer.ids for answer in many.generate(prompts, **options)] == said
-    assert many.loss(TEXT[:40]) == pytest.approx(one.loss(TEXT[:40]), rel=1e-5)
+    options = {"max_tokens": 9, "temperature": 0.0, "details": True}
+    said = one.generate("the quick", **options).ids
+    assert len(said) == 9 and many.generate("the quick", **options).ids == said
 
 
 def test_an_encoder_with_a_new_head_on_many_devices(tmp_path):

@@ -225,3 +225,10 @@ def test_the_model_type_is_returned(tmp_path):
     assert read_config(saved(tmp_path, QWEN3))[1] == "qwen3"
     with pytest.raises(WeightsError, match=r"num_hidden_layers is 33, more layers than the folder has tensors \(32\)"):
         read_config(saved(tmp_path, QWEN3 | {"num_hidden_layers": 33}))
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").symlink_to(saved(tmp_path, QWEN3) / "config.json")
+    with pytest.raises(WeightsError, match="config.json is a link out of its folder"):
+        read_config(tmp_path / "model")

@@ -69,7 +69,7 @@ def test_parameters_alone_are_enough_to_load(tmp_path):
 F32 = "float32"
 DEEPER, HALF, BARE = (
     dataclasses.replace(tiny.GPT, **change)
-    for change in ({"num_layers": 4}, {"param_dtype": "bfloat16"}, {"bias": False})
+    for change in ({"num_layers": 4}, {"param_dtype": "bfloat16"}, {"bias": "none"})
 )
 LION = dataclasses.replace(tiny.OPTIMIZER, name="lion")
 

@@ -1,6 +1,6 @@
 """Tokens per second of cached generation: Tessera beside transformers, on the same weights, on this CPU, in one run.
 
-    python bench/decode.py [--shapes=small,gpt2] [--rounds=5] [--tokens=64] [--uncached]
+    python bench/decode.py [--shapes=small,gpt2] [--batches=1,8] [--rounds=5] [--tokens=64] [--uncached]
 
 Needs the extra `peers`. Both decode greedily in f32 from prompts of 32 tokens, each in a process of its own with the
 same number of threads; they take turns (A B A B …), medians over the rounds are compared, and the tokens must be the
@@ -26,7 +26,6 @@ SHAPES = {
     "small": {"n_layer": 4, "n_head": 4, "n_embd": 256, "vocab_size": 8192},
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257},
 }
-BATCHES = (1, 8)
 PROMPT = 32
 THREADS = multiprocessing.cpu_count()
 
@@ -34,6 +33,7 @@ THREADS = multiprocessing.cpu_count()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--batches", default="1,8")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--uncached", action="store_true")
@@ -43,7 +43,7 @@ def main() -> None:
     for name in options.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             save(SHAPES[name], Path(folder))
-            for batch in BATCHES:
+            for batch in map(int, options.batches.split(",")):
                 compare(name, folder, batch, options)
 
 

@@ -17,7 +17,7 @@ from model.mlp import MLP, gelu_exact, gelu_tanh
 from model.ngram import NGram
 from model.rnn import CELLS, Recurrent
 from model.sharding import ShardingRules
-from model.transformer import Block, EncoderDecoder, Factory, Stack, Transformer, post_norm, pre_norm
+from model.transformer import Block, EncoderDecoder, Factory, Loop, Stack, Transformer, post_norm, pre_norm
 
 REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -47,8 +47,11 @@ class Initializers:
     output: Initializer
 
 
-def build(config: ModelConfig, rules: ShardingRules | None = None) -> nn.Module:
-    """The network that `config` describes, laid out by `rules`. Weights come from `model.parameters.init`."""
+def build(config: ModelConfig, rules: ShardingRules | None = None, *, stacked: bool = True) -> nn.Module:
+    """The network that `config` describes, laid out by `rules`. Weights come from `model.parameters.init`.
+
+    Without `stacked`, a Transformer that takes its layers apart (`model.parameters.unstack`): for decoding on a CPU.
+    """
     c, rules = config.resolved(), rules or ShardingRules()
     if c.architecture == "ngram":
         return NGram(c.ngram_order)
@@ -60,10 +63,11 @@ def build(config: ModelConfig, rules: ShardingRules | None = None) -> nn.Module:
         cell = CELLS[c.architecture]
         return Recurrent(embedding, cell, norm, head, c.num_layers, c.embed_dim, c.dropout, rules, c.param_dtype)
     if c.architecture == "encoder_decoder":
-        encoder = _stack(c, init, rules, "encoder", c.num_encoder_layers, cross=False)
-        decoder = _stack(c, init, rules, "decoder", c.num_layers, cross=True)
+        encoder = _stack(c, init, rules, "encoder", c.num_encoder_layers, cross=False, stacked=stacked)
+        decoder = _stack(c, init, rules, "decoder", c.num_layers, cross=True, stacked=stacked)
         return EncoderDecoder(embedding, encoder, decoder, head, rules)
-    return Transformer(embedding, _stack(c, init, rules, c.architecture, c.num_layers, cross=False), head, rules)
+    stack = _stack(c, init, rules, c.architecture, c.num_layers, cross=False, stacked=stacked)
+    return Transformer(embedding, stack, head, rules)
 
 
 def _initializers(c: ModelConfig) -> Initializers:
@@ -81,7 +85,9 @@ def _initializers(c: ModelConfig) -> Initializers:
     return Initializers(normal(1.0), query, normal(D**-0.5), attention_output, mlp_down, normal(D**-0.5))
 
 
-def _stack(c: ModelConfig, init: Initializers, rules: ShardingRules, name: str, layers: int, *, cross: bool) -> Factory:
+def _stack(
+    c: ModelConfig, init: Initializers, rules: ShardingRules, name: str, layers: int, *, cross: bool, stacked: bool
+) -> Factory:
     norm = _norm(c)
     heads = Heads(
         embed_dim=c.embed_dim,
@@ -104,7 +110,7 @@ def _stack(c: ModelConfig, init: Initializers, rules: ShardingRules, name: str, 
         c.bias in ("mlp", "all"), c.param_dtype,
     )  # fmt: skip
     block = functools.partial(
-        _stacked(c, layers),
+        _stacked(c, layers) if stacked else Block,
         norm=norm,
         attention=functools.partial(Attention, heads, _rotation(c), attend, c.dropout),
         cross_attention=functools.partial(CrossAttention, heads, attend, c.dropout) if cross else None,
@@ -131,7 +137,7 @@ def _stack(c: ModelConfig, init: Initializers, rules: ShardingRules, name: str, 
         token_types=types if c.token_types else None,
         embedding_norm=norm if c.embedding_norm else None,
         bias=biases.get(c.positions),
-        layers=block,
+        layers=block if stacked else functools.partial(Loop, block, layers),
         norm=norm if c.norm_placement == "pre" else None,
         causal=name == "decoder",
         window=c.window,

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from model import parameters
 from model.beam import Beams, Ended, Hypothesis, beam_search
+from model.build import build
 from model.cache import Cache
 from model.config import RECURRENT, ModelConfig
 from model.ngram import empty_ngram_cache
@@ -171,13 +173,20 @@ class Decoder:
         self.model, self.config, self.rules = model, config.resolved(), rules or ShardingRules()
         bounded = config.architecture in ("decoder", "encoder_decoder")
         self._limit = config.max_length if bounded else sys.maxsize  # tokens that the network can look back on
+        # Many steps with the same weights: on a CPU it pays to take the layers apart once for all of them.
+        apart = self.config.attends and jax.default_backend() == "cpu"
+        stepped = build(self.config, self.rules, stacked=False) if apart else model
+        self._prepare = jax.jit(parameters.unstack) if apart else lambda params: params
         self._prefill = jax.jit(self._start, static_argnames="slots")
         self._generate = jax.jit(
-            functools.partial(generate, model),
+            functools.partial(generate, stepped),
             static_argnames=("capacity", "vocab_limit", "eos_ids", "logprobs"),
             donate_argnames="state",
         )
-        self._search = jax.jit(functools.partial(search, model), static_argnames=("capacity", "vocab_limit", "eos_ids"))
+        self._search = jax.jit(
+            functools.partial(search, stepped),
+            static_argnames=("capacity", "vocab_limit", "eos_ids"),
+        )
         self._take = jax.jit(DecodeState.take)
 
     def stream(
@@ -236,7 +245,7 @@ class Decoder:
             if num_samples > 1:
                 each = np.repeat(np.arange(len(texts.texts)), num_samples)
                 state, texts = self._take(state, jnp.asarray(each)), texts.take(each)
-            produced = 0
+            produced, weights = 0, self._prepare(params)
             while produced < max_tokens:
                 if used > self._limit:
                     used = self._limit // 2 or 1
@@ -244,7 +253,7 @@ class Decoder:
                     again = self._prefill(params, texts.arrays(used), slots=slots)
                     state = again.replace(count=state.count, finished_B=state.finished_B, history_BS=state.history_BS)
                 n = min(CHUNK, max_tokens - produced, self._limit + 1 - used)
-                state, tokens, logps = self._generate(params, state, keys_B, checked, jnp.int32(n), **limits)
+                state, tokens, logps = self._generate(weights, state, keys_B, checked, jnp.int32(n), **limits)
                 tokens_BN, logprobs_BN = jax.device_get((tokens, logps))
                 texts.extend(tokens_BN[:, :n])
                 produced, used = produced + n, used + n
@@ -299,7 +308,9 @@ class Decoder:
             )
         state, _, _ = self._begin(params, self._even(begin), max_tokens, checked)
         limits = {"capacity": round_up(max_tokens, BUCKET), "vocab_limit": vocab_limit, "eos_ids": eos_ids}
-        ended = jax.device_get(self._search(params, state, checked, beams, jnp.int32(max_tokens), **limits))
+        ended = jax.device_get(
+            self._search(self._prepare(params), state, checked, beams, jnp.int32(max_tokens), **limits)
+        )
         return [
             [
                 Hypothesis(ended.tokens_BWN[b, w, : ended.lengths_BW[b, w]].tolist(), float(ended.scores_BW[b, w]))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from model.parameters import declare
 
 Initializer = Callable[..., jax.Array]
+FEW = 8  # rows of a step of decoding
 
 
 class Linear(nn.Module):
@@ -66,8 +67,11 @@ class Embedding(nn.Module):
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
         """Scores (B, T, V) in f32."""
-        rows_ND, table_DV = x_BTD.reshape(-1, self.embed_dim), self.table_VD.astype(x_BTD.dtype).T
-        logits_NV = jnp.matmul(rows_ND, table_DV, preferred_element_type=jnp.float32)
+        rows_ND, table_VD = x_BTD.reshape(-1, self.embed_dim), self.table_VD.astype(x_BTD.dtype)
+        if len(rows_ND) <= FEW:  # the table first: it is read as it lies (a quarter less time for one row on CPU)
+            logits_NV = jnp.matmul(table_VD, rows_ND.T, preferred_element_type=jnp.float32).T
+        else:
+            logits_NV = jnp.matmul(rows_ND, table_VD.T, preferred_element_type=jnp.float32)
         return logits_NV.reshape(*x_BTD.shape[:-1], self.vocab_size)
 
 

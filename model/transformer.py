@@ -86,6 +86,19 @@ class Block(nn.Module):
             return self.rules.constrain(x_BTD, "batch", "length", "residual"), rest
 
 
+class Loop(nn.Module):
+    """Blocks one by one, each with weights of its own, named "0", "1", …: see `model.parameters.unstack`."""
+
+    block: Factory
+    num_layers: int
+
+    @nn.compact
+    def __call__(self, carry: Any, layers: jax.Array, context: Context) -> tuple[Any, None]:
+        for layer in range(self.num_layers):
+            carry, _ = self.block(name=str(layer))(carry, layer, context)
+        return carry, None
+
+
 class Stack(nn.Module):
     """Positions, blocks and a last norm: x_BTD, cache -> x_BTD, cache. Its parts are chosen by `model.build.build`."""
 

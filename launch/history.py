@@ -1,5 +1,6 @@
 """`tessera history`: every kind of language model on one text, for equal training time, in one picture."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -9,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from data.corpus import prepare
+from data.corpus import Corpus, prepare
 from data.loader import BatchLoader
 from launch import train
 from launch.count import held_out_scores
 from launch.experiment import read
-from launch.program import assemble
+from launch.program import Program, assemble
 from launch.scores import placer
 from model.ngram_table import count_ngrams
 from model.parameters import named_leaves
@@ -40,8 +41,13 @@ def run(config: Any, minutes: float, out: str | Path, console: Console | None = 
     kept in `out`, so that the same command continues what was interrupted.
 
     Raises:
-        ValueError: no time to train.
+        ValueError: no time to train, or a config of something else than a decoder.
     """
+    if config.model.architecture != "decoder" or config.objective.name != "causal_lm":
+        raise ValueError(
+            f"history needs the config of a decoder trained by causal_lm, such as configs/gpt_demo.py, not of an "
+            f"{config.model.architecture} trained by {config.objective.name}"
+        )
     if minutes <= 0:
         raise ValueError(f"minutes is {minutes}: each network needs some time to train")
     console, folder = console or Console(), Path(out).expanduser()
@@ -85,7 +91,10 @@ def _train(config: Any, name: str, seconds: float, folder: Path, console: Consol
     config, run = config.copy_and_resolve_references(), folder / name
     config.run.dir = str(run)
     config.model.update(NETWORKS[name])
-    config.train.steps = _steps(config, seconds, folder / f"{name}.steps.json", console)
+    experiment = read(config)
+    corpus = prepare(experiment.data, report=lambda _: None)
+    program = assemble(experiment, corpus.tokenizer)
+    config.train.steps = _steps(program, corpus, experiment.seed, seconds, folder / f"{name}.steps.json", console)
     config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, max(config.train.steps // 10, 1))
     config.train.update(eval_every=0, log_every=max(config.train.steps // 40, 1))
     console.say(f"\n{name}: {config.train.steps} steps")
@@ -95,7 +104,7 @@ def _train(config: Any, name: str, seconds: float, folder: Path, console: Consol
     last = records[-1]
     return {
         "name": name,
-        "weights": _weights(config),
+        "weights": sum(weight.size for weight in named_leaves(program.weights).values()),
         "seconds": last["step"] * float(np.median([r["step_seconds"] for r in records if "step_seconds" in r])),
         "seconds_asked": seconds,
         "tokens": last["tokens"],
@@ -103,21 +112,18 @@ def _train(config: Any, name: str, seconds: float, folder: Path, console: Consol
     }
 
 
-def _steps(config: Any, seconds: float, kept: Path, console: Console) -> int:
-    """How many steps take so long: from the file of an earlier start, or timed."""
-    if kept.is_file():  # of an earlier start
+def _steps(program: Program, corpus: Corpus, seed: int, seconds: float, kept: Path, console: Console) -> int:
+    """How many steps take so long: from the file of an earlier start of the same network, or timed."""
+    asked = {"seconds_asked": seconds, "model": dataclasses.asdict(program.config), "batch": program.global_batch}
+    if kept.is_file():
         found = json.loads(kept.read_text(encoding="utf-8"))
-        if found["seconds_asked"] == seconds and found["model"] == dict(config.model):
+        if all(found.get(name) == value for name, value in asked.items()):
             return found["steps"]
-    experiment = read(config)
-    program = assemble(experiment, prepare(experiment.data, report=lambda _: None).tokenizer)
     with jax.set_mesh(program.mesh):
-        corpus = prepare(experiment.data, report=lambda _: None)
         compiled, _ = program.compile()
-        loader = BatchLoader(
-            corpus.train, global_batch=program.global_batch, seed=experiment.seed, objective=program.objective
-        )
-        state, place = program.init(experiment.seed), placer(program)
+        loader = BatchLoader(corpus.train, global_batch=program.global_batch, seed=seed, objective=program.objective)
+        state, place = program.init(seed), placer(program)
+        began = time.perf_counter()
         for step in range(TIMED + 2):
             if step == 2:  # the first ones touch the memory
                 began = time.perf_counter()
@@ -126,11 +132,5 @@ def _steps(config: Any, seconds: float, kept: Path, console: Console) -> int:
         each = (time.perf_counter() - began) / TIMED
     steps = max(int(seconds / each), 20)
     console.say(f"a step takes {1000 * each:.1f} ms: {steps} steps in {seconds:.0f} s")
-    write_json(kept, {"seconds_asked": seconds, "model": dict(config.model), "steps": steps})
+    write_json(kept, {**asked, "steps": steps})
     return steps
-
-
-def _weights(config: Any) -> int:
-    experiment = read(config)
-    program = assemble(experiment, prepare(experiment.data, report=lambda _: None).tokenizer)
-    return sum(weight.size for weight in named_leaves(program.weights).values())

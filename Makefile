@@ -34,7 +34,7 @@ types: install
 
 # Pins for every supported Python, without addresses.
 lock: install
-	$(BIN)/uv pip compile -q --universal pyproject.toml --extra dev --extra notebooks --extra gpu --extra tpu \
+	$(BIN)/uv pip compile -q --universal pyproject.toml --extra dev --extra notebooks --extra hub --extra cluster --extra gpu --extra tpu \
 	  --python-version 3.11 --no-annotate --no-header --no-emit-index-url --no-emit-find-links -o constraints.txt
 
 clean:

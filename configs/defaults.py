@@ -19,13 +19,24 @@ def get_config() -> ConfigDict:
         {
             "path": "python-stdlib",
             "text_field": "text",
+            "id_field": "id",
+            "score_field": "",
             "document_separator": "",
+            "dataset_split": "train",
+            "language": "",
+            "licence": "",
+            "mixture": ConfigDict(),
+            "mixture_stages": (),
+            "mixture_temperature": 1.0,
             "tokenizer": "sentencepiece",
             "tokenizer_vocab": 4096,
             "held_out": 0.05,
             "held_out_by": "document",
+            "packing": "chunk",
+            "curriculum": "",
             "cache_dir": "~/.cache/tessera",
             "prefetch": 2,
+            "workers": 0,
         }
     )
 
@@ -145,3 +156,12 @@ def get_config() -> ConfigDict:
         {"loss": placeholder(float), "bits_per_byte": placeholder(float), "minutes": placeholder(float), "machine": ""}
     )
     return config
+
+
+def source(path: str, *, weight: tuple[float, ...] = (), max_epochs: float = 1.0, **changes: str) -> ConfigDict:
+    """One source of `data.mixture`: `config.data.mixture = ConfigDict({"code": source("python-stdlib"), …})`."""
+    own = ("text_field", "id_field", "score_field", "document_separator", "dataset_split", "language", "licence")
+    leaves = {name: get_config().data[name] for name in own}
+    if unknown := sorted(changes.keys() - leaves.keys()):
+        raise ValueError(f"a source has no {', '.join(unknown)}: it has {', '.join(own)}, weight and max_epochs")
+    return ConfigDict({"path": path, **leaves, **changes, "weight": weight, "max_epochs": max_epochs})

@@ -72,7 +72,8 @@ def _read_survey(config: DataConfig) -> _Survey:
 
 
 def _documents(config: DataConfig) -> Iterator[Document]:
-    return read_documents(config.path, text_field=config.text_field, document_separator=config.document_separator)
+    (part,) = config.parts.values()
+    return read_documents(part.source)
 
 
 def _hashed(documents: Iterable[Document], hasher) -> Iterator[Document]:

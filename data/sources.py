@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
+from data.config import SourceConfig
 from data.errors import DataError, missing_path
 
 STANDARD_LIBRARY = "python-stdlib"
@@ -22,12 +23,13 @@ _NOT_SOURCE = {"encodings", "site-packages", "dist-packages", "test", "tests", "
 class Document:
     id: str  # unique in its corpus; for files, the path relative to the corpus' root, with "/"
     text: str  # never empty
+    score: float | None = None  # what a curriculum sorts by, where the source has a score_field
 
 
-def read_documents(path: str, *, text_field: str = "text", document_separator: str = "") -> Iterator[Document]:
+def read_documents(source: SourceConfig) -> Iterator[Document]:
     """The documents of a corpus, one at a time, always in the same (sorted) order.
 
-    `path` is one of
+    `source.path` is one of
     - "python-stdlib": the `.py` sources of the installed standard library, `pydoc_data/topics.py` (the language
       reference) among them; without tests, character tables, site-packages, empty files and files not in UTF-8;
     - a file: `.jsonl` has one JSON object a line, the text in `text_field`; anything else is UTF-8 text;
@@ -41,6 +43,7 @@ def read_documents(path: str, *, text_field: str = "text", document_separator: s
 
     Raises DataError, before the first document for a missing path, else when the bad place is reached.
     """
+    path, text_field, document_separator = source.path, source.text_field, source.document_separator
     if path == STANDARD_LIBRARY:
         return _standard_library(Path(sysconfig.get_paths()["stdlib"]))
     return _documents_of_files(path, *_find_files(path), text_field, document_separator)

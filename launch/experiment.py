@@ -1,5 +1,6 @@
 """From a ConfigDict to one frozen dataclass for each folder, each of which checks itself."""
 
+import collections.abc
 import dataclasses
 import difflib
 import types
@@ -103,6 +104,8 @@ def _rules(values: Mapping[str, Any]) -> ShardingRules:
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) is collections.abc.Mapping:
+        return hasattr(value, "items")
     if isinstance(hint, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:

@@ -34,13 +34,24 @@ def config(tmp_path):
         defaults = {
             "path": "python-stdlib",
             "text_field": "text",
+            "id_field": "id",
+            "score_field": "",
             "document_separator": "",
+            "dataset_split": "train",
+            "language": "",
+            "licence": "",
+            "mixture": {},
+            "mixture_stages": (),
+            "mixture_temperature": 1.0,
             "tokenizer": "byte",
             "tokenizer_vocab": 300,
             "held_out": 0.1,
             "held_out_by": "document",
+            "packing": "chunk",
+            "curriculum": "",
             "cache_dir": str(tmp_path / "cache"),
             "prefetch": 2,
+            "workers": 0,
         }
         return DataConfig(**(defaults | changes))
 

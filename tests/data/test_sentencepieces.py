@@ -4,6 +4,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data import sentencepiece_training
+from data.config import SourceConfig
 from data.errors import DataError
 from data.sources import read_documents
 from data.tokenizers import SentencePieceTokenizer, load_tokenizer
@@ -152,7 +153,7 @@ def test_vocabulary_too_small_and_no_text_are_errors():
 
 
 def test_standard_library_round_trips():
-    documents = [document.text for document in read_documents("python-stdlib")][::12]
+    documents = [document.text for document in read_documents(SourceConfig("python-stdlib"))][::12]
     tokenizer = SentencePieceTokenizer.train(documents, 1024)
     for text, ids in zip(documents, tokenizer.encode_batch(documents), strict=True):
         assert tokenizer.decode(ids) == text

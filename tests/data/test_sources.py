@@ -4,12 +4,13 @@ import sys
 
 import pytest
 
+from data.config import SourceConfig
 from data.errors import DataError
 from data.sources import Document, _standard_library, read_documents
 
 
 def read(path, **options):
-    return list(read_documents(str(path), **options))
+    return list(read_documents(SourceConfig(str(path), **options)))
 
 
 def refuses(path, *words, **options):
@@ -113,7 +114,7 @@ def test_missing_path_names_the_nearest(tmp_path):
 
 def test_missing_path_is_an_error_before_the_first_document(tmp_path):
     with pytest.raises(DataError):
-        read_documents(str(tmp_path / "nowhere"))
+        read_documents(SourceConfig(str(tmp_path / "nowhere")))
 
 
 def test_invalid_utf8_names_file_and_offset(tmp_path):

@@ -1,11 +1,12 @@
 """The `tessera` command. Imports nothing heavy until it knows what to do: `--help` answers at once."""
 
 import difflib
+import importlib
 import os
 import re
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from launch.memory import accelerated, keep_memory
 
 OK, FAILED, USAGE, BAD_DATA, IO, CONFIG, INTERRUPTED = 0, 1, 2, 65, 74, 78, 130  # sysexits.h; 75 is launch.train's
 
+DATA = ("build", "clean", "tokenizer", "inspect", "augment")  # `tessera data NAME`, each in launch/data_NAME.py
 COMMANDS = {
     "train": (
         "train, or continue, the run of a config",
@@ -31,11 +33,16 @@ COMMANDS = {
         "unigram to GPT on one text for equal training time, in one picture",
         "tessera history --config=configs/gpt_demo.py [--minutes=3] [--out=runs/history]",
     ),
+    "data": (f"from raw text to exact batches: {', '.join(DATA)}", "tessera data COMMAND --help"),
     "plot": ("draw runs in one picture", "tessera plot runs/a runs/b [--out=runs.png]"),
     "doctor": ("look at this machine: versions, devices, mesh, disk", "tessera doctor [--devices=8]"),
 }
-CONFIGURED = ("train", "history")  # commands that take an experiment
-POSITIONAL = ("plot", "import", "export")  # commands with arguments that are no flags
+CONFIGURED = ("train", "history", "data build")  # commands that take an experiment
+POSITIONAL = (
+    "plot",
+    "import",
+    "export",
+)  # commands with arguments that are no flags; data commands look for themselves
 FUNCTIONS = {"import": "import_model", "export": "export_model"}  # `import` is a word of Python
 
 
@@ -49,18 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return OK if arguments else USAGE
-    command = arguments[0]
     try:
-        if command not in COMMANDS:
-            near = difflib.get_close_matches(command, COMMANDS, n=1)
-            raise UsageError(
-                f"no command {command!r}" + (f": did you mean {near[0]!r}?" if near else f"\n{_overview()}")
-            )
-        values = _define(command, _joined(arguments))
+        command, arguments = _command(arguments)
+        if command == "data":
+            print(_data_overview())
+            return OK
+        values = _define(command, arguments)
         if any(argument in ("-h", "--help") for argument in arguments):
             print(_help(command, values))
             return OK
-        rest = _parse(values, arguments)
+        rest = _parse(command, values, arguments)
         return _run(command, values, rest)
     except (UsageError, flags.Error) as error:
         return _fail(error, USAGE)
@@ -76,7 +81,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, FAILED)
 
 
+def _command(arguments: list[str]) -> tuple[str, list[str]]:
+    """The command, "data" with the word after it (if that is no call for help), and the arguments behind it."""
+    command, rest, known = arguments[0], _joined(arguments[1:]), COMMANDS.keys()
+    if command == "data":
+        if not rest or rest[0] in ("-h", "--help", "help"):
+            return command, rest
+        command, rest, known = f"data {rest[0]}", rest[1:], [f"data {name}" for name in DATA]
+    if command in known:
+        return command, rest
+    near = difflib.get_close_matches(command, known, n=1)
+    overview = _data_overview() if command.startswith("data ") else _overview()
+    raise UsageError(f"no command {command!r}" + (f": did you mean {near[0]!r}?" if near else f"\n{overview}"))
+
+
+def _data_module(command: str) -> Any:
+    """The file of a data command, which says its usage, its flags and what it does."""
+    return importlib.import_module(f"launch.{command.replace(' ', '_')}")
+
+
+def _usage(command: str) -> tuple[str, str]:
+    return _data_module(command).USAGE if command.startswith("data ") else COMMANDS[command]
+
+
 def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
+    if command.startswith("data "):
+        return _data_module(command).run(values, rest)
     if rest and command not in POSITIONAL:
         raise UsageError(f"tessera {command} takes no {rest[0]!r}: {COMMANDS[command][1]}")
     if command == "train" and values.print_config:
@@ -106,8 +136,10 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
     values = flags.FlagValues()
     if command in CONFIGURED:
         config_flags.DEFINE_config_file(
-            "config", None, "the experiment, a Python file", flag_values=values, sys_argv=["tessera", *arguments[1:]]
+            "config", None, "the experiment, a Python file", flag_values=values, sys_argv=["tessera", *arguments]
         )
+    if command.startswith("data "):
+        _data_module(command).define(values)
     if command in ("train", "doctor", "history"):
         flags.DEFINE_integer(
             "devices", 0, "emulate so many devices on the CPU; 0: the devices of this machine", 0, flag_values=values
@@ -153,13 +185,12 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
     return values
 
 
-def _parse(values: Any, arguments: Sequence[str]) -> list[str]:
+def _parse(command: str, values: Any, arguments: Sequence[str]) -> list[str]:
     """Parses, and says what is wrong in the words of the config."""
-    arguments = _joined(arguments)
     try:
         path = _config_path(arguments)
         arguments = [f"--config={path}" if a.startswith("--config=") else a for a in arguments]
-        rest = values(["tessera", *arguments[1:]])[1:]
+        rest = values(["tessera", *arguments])[1:]
     except flags.IllegalFlagValueError as error:
         raise UsageError(_wrong_type(str(error), path)) from error
     except AttributeError as error:  # from ml_collections: an unknown key, with the nearest name
@@ -167,7 +198,7 @@ def _parse(values: Any, arguments: Sequence[str]) -> list[str]:
     except (KeyError, TypeError) as error:
         raise UsageError(f"config: {error}") from error
     if "config" in values and values.config is None:
-        raise UsageError(f"which experiment? {COMMANDS[arguments[0]][1]}")
+        raise UsageError(f"which experiment? {_usage(command)[1]}")
     values.__dict__["config_file"] = path
     values.__dict__["given"] = [a[len("--config.") :].split("=")[0] for a in arguments if a.startswith("--config.")]
     return rest
@@ -261,13 +292,21 @@ def _fail(error: BaseException, code: int) -> int:
 
 
 def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}\n  {'':<{width}}  {usage}" for name, (what, usage) in COMMANDS.items()]
-    return "Tessera: language models in JAX and Flax\n\n" + "\n".join(lines) + "\n\ntessera COMMAND --help says more"
+    return f"Tessera: language models in JAX and Flax\n\n{_listed(COMMANDS)}\n\ntessera COMMAND --help says more"
+
+
+def _data_overview() -> str:
+    usages = {name: _usage(f"data {name}") for name in DATA}
+    return f"tessera data: {COMMANDS['data'][0]}\n\n{_listed(usages)}\n\ntessera data COMMAND --help says more"
+
+
+def _listed(usages: Mapping[str, tuple[str, str]]) -> str:
+    width = max(map(len, usages))
+    return "\n".join(f"  {name:<{width}}  {what}\n  {'':<{width}}  {usage}" for name, (what, usage) in usages.items())
 
 
 def _help(command: str, values: Any) -> str:
-    what, usage = COMMANDS[command]
+    what, usage = _usage(command)
     lines = [f"tessera {command}: {what}\n\n  {usage}\n"]
     for name in sorted(values):
         flag = values[name]

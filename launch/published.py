@@ -210,7 +210,7 @@ def import_run(source: str | Path, run: str | Path, *, param_dtype: str = "float
     }
     with new_folder(target) as temporary:
         published.tokenizer.save(temporary / "tokenizer")
-        save_params(temporary / "checkpoints", published.params)
+        save_params(temporary / "checkpoints", published.params, tokenizer=published.tokenizer.fingerprint)
         write_json(temporary / "environment.json", [environment()])
         write_json(temporary / RUN_FILE, record)
     return published

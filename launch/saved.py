@@ -50,7 +50,7 @@ def load_run(
         weights,
         parameters.shardings(weights, rules, mesh),
     )
-    params, _ = load_params(folder / "checkpoints", target, step)
+    params, _ = load_params(folder / "checkpoints", target, step, tokenizer.fingerprint)
     return config, params, tokenizer
 
 

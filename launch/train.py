@@ -50,7 +50,7 @@ def run(config: ConfigDict, *, fresh: bool = False, again: str = "", console: Co
         )
         evaluate = scores.evaluator(experiment, program, corpus)
         sample = scores.sampler(experiment, program, folder, console)
-        checkpoints = Checkpoints(folder / "checkpoints", experiment.checkpoint)
+        checkpoints = Checkpoints(folder / "checkpoints", experiment.checkpoint, program.tokenizer.fingerprint)
         closing.callback(checkpoints.close)
         done = checkpoints.latest()
         record = same_run(folder, config, program.config, program.tokenizer, corpus, experiment, console)

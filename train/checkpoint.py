@@ -12,6 +12,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from train.state import State
 
+TOKENIZER = "tokenizer_fingerprint"
 ITEMS = ("params", "training")  # apart, so that a reader of the network need not load the optimiser
 
 
@@ -40,10 +41,12 @@ class CheckpointConfig:
 class Checkpoints:
     """The checkpoints of one run folder. Saves write in the background; errors of the writer surface in `check`."""
 
-    def __init__(self, folder: Path, config: CheckpointConfig) -> None:
+    def __init__(self, folder: Path, config: CheckpointConfig, tokenizer: str = "") -> None:
+        """`tokenizer`: the fingerprint of the tokeniser, kept in each checkpoint and compared when it is restored."""
         # Orbax logs a line a save and warns of its own defaults: what matters to a user is said by the loop.
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._config, self._last_save, self._saved = config, time.monotonic(), None
+        self._tokenizer = tokenizer
         _set_aside_unfinished(folder)
         keep: list[Any] = [policies.LatestN(config.keep_last)]
         if config.keep_best:
@@ -76,7 +79,8 @@ class Checkpoints:
             return
         items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
         metrics = None if eval_loss is None else {"eval_loss": eval_loss}
-        if not self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True):
+        about, args = {TOKENIZER: self._tokenizer}, ocp.args.Composite(**items)
+        if not self._manager.save(step, args=args, metrics=metrics, force=True, custom_metadata=about):
             raise CheckpointError(f"checkpoint {step} was not written to {self._manager.directory}")
         self._saved, self._last_save = step, time.monotonic()
 
@@ -84,8 +88,9 @@ class Checkpoints:
         """The state of `step`, in the shapes, types and shardings of `target` (arrays or their descriptions).
 
         Raises:
-            CheckpointError: leaves that are missing, extra, or of another shape or type, listed.
+            CheckpointError: leaves that are missing, extra, or of another shape or type, listed; another tokeniser.
         """
+        _check_tokenizer(self._manager, step, self._tokenizer)
         _check_same(self._manager, step, _items(target))
         items = _restore(self._manager, step, _items(target))
         return State(params=items["params"], **items["training"])
@@ -103,11 +108,12 @@ class Checkpoints:
         self._manager.close()
 
 
-def load_params(folder: Path, target: Any, step: int | None = None) -> tuple[Any, int]:
+def load_params(folder: Path, target: Any, step: int | None = None, tokenizer: str = "") -> tuple[Any, int]:
     """Parameters alone, read-only, of `step` or the newest finished one: parameters like `target`, step.
 
     Raises:
-        CheckpointError: no finished checkpoint, no such step, or another network.
+        CheckpointError: no finished checkpoint, no such step, another network, or one of another tokeniser than the
+            fingerprint `tokenizer`.
     """
     steps = finished_steps(folder)
     if not steps:
@@ -118,18 +124,20 @@ def load_params(folder: Path, target: Any, step: int | None = None) -> tuple[Any
     logging.getLogger("absl").setLevel(logging.ERROR)
     manager = _manager(folder, read_only=True)
     try:
+        _check_tokenizer(manager, step, tokenizer)
         _check_same(manager, step, {"params": target})
         return _restore(manager, step, {"params": target})["params"], step
     finally:
         manager.close()
 
 
-def save_params(folder: Path, params: Any, step: int = 0) -> None:
+def save_params(folder: Path, params: Any, step: int = 0, tokenizer: str = "") -> None:
     """Writes parameters alone, as the checkpoint of `step`, and returns when they are on disk."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     manager = _manager(folder)
     try:
-        if not manager.save(step, args=ocp.args.Composite(params=ocp.args.StandardSave(params)), force=True):
+        args = ocp.args.Composite(params=ocp.args.StandardSave(params))
+        if not manager.save(step, args=args, force=True, custom_metadata={TOKENIZER: tokenizer}):
             raise CheckpointError(f"checkpoint {step} was not written to {folder}")
         manager.wait_until_finished()
         manager.check_for_errors()
@@ -174,6 +182,15 @@ def _restore(manager: ocp.CheckpointManager, step: int, targets: dict[str, Any])
 
     args = {name: ocp.args.StandardRestore(jax.tree.map(describe, target)) for name, target in targets.items()}
     return dict(manager.restore(step, args=ocp.args.Composite(**args)).items())
+
+
+def _check_tokenizer(manager: ocp.CheckpointManager, step: int, wanted: str) -> None:
+    saved = (manager.metadata(step).custom_metadata or {}).get(TOKENIZER, "")
+    if saved and wanted and saved != wanted:
+        raise CheckpointError(
+            f"checkpoint {step} in {manager.directory} was trained on ids of the tokeniser {saved}, "
+            f"and this is {wanted}"
+        )
 
 
 def _check_same(manager: ocp.CheckpointManager, step: int, targets: dict[str, Any]) -> None:

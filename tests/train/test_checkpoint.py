@@ -138,3 +138,17 @@ def test_missing_steps_say_which_there_are(tmp_path):
     saved(tmp_path, fresh(tiny.mesh())).close()
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 6.*\[5\]"):
         load_params(tmp_path, wanted, 6)
+
+
+def test_another_tokeniser_is_refused_with_both_fingerprints(tmp_path):
+    state, wanted = fresh(tiny.mesh()), target(tiny.mesh())
+    first = Checkpoints(tmp_path, CONFIG, tokenizer="aaaa")
+    first.save(5, state)
+    first.wait()
+    assert_equal(first.restore(5, wanted), state)
+    says = "trained on ids of the tokeniser aaaa, and this is bbbb"
+    with pytest.raises(CheckpointError, match=says):
+        Checkpoints(tmp_path, CONFIG, tokenizer="bbbb").restore(5, wanted)
+    with pytest.raises(CheckpointError, match=says):
+        load_params(tmp_path, wanted.params, tokenizer="bbbb")
+    assert load_params(tmp_path, wanted.params, tokenizer="aaaa")[1] == 5

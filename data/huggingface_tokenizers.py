@@ -1,4 +1,4 @@
-"""Tokenizers of published models: what a Hugging Face `tokenizer.json` describes, run by the `tokenizers` library."""
+"""What a Hugging Face `tokenizer.json` describes, run by the `tokenizers` library: published models, and ours."""
 
 import base64
 import json
@@ -51,7 +51,8 @@ class HuggingFaceTokenizer:
         self.vocab_size = len(self.token_bytes_V)
         self._single, self._pair = _template(self.backend, "a"), _template(self.backend, "a", "a")
         first = self._single[0]
-        self.begin_ids: tuple[int, ...] = tuple(first) if isinstance(first, list) else ()
+        template = first if isinstance(first, list) else []
+        self.begin_ids: tuple[int, ...] = tuple(fields.get("begin_ids", template))
 
     @classmethod
     def of(
@@ -61,10 +62,11 @@ class HuggingFaceTokenizer:
         model: bytes,
         name: str,
         ends: Sequence[int] = (),
+        begins: Sequence[int] = (),
     ):
         """`special_ids`: by role, see `Tokenizer`; `model`: the sentencepiece model that `backend` was made from.
 
-        `ends`: ids that end a text beside eos.
+        `ends`: ids that end a text beside eos. `begins`: those before a text; none: as the post-processor says.
         """
         backend.no_truncation()
         backend.no_padding()
@@ -74,7 +76,7 @@ class HuggingFaceTokenizer:
             "special_ids": dict(sorted(special_ids.items())),
             "sentencepiece": base64.b64encode(model).decode(),
             "tokenizer": backend.to_str(),
-        }
+        } | ({"begin_ids": list(begins)} if begins else {})
         return cls(json.dumps(fields).encode(), name)
 
     def encode(self, text: str) -> list[int]:

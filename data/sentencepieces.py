@@ -29,9 +29,10 @@ class SentencePieceTokenizer:
     its three byte pieces, and decoding joins the bytes of the pieces. Texts of more than 100,000 characters are
     encoded in segments, cut at line ends, which bounds memory and uses all cores.
 
-    Models from elsewhere often normalise text or lack byte pieces (`lossless` is False): then decode(encode(text))
-    is what that model makes of the text, and token_bytes_V is best effort: the bytes of each piece, a space for
-    each U+2581, which counts a dummy prefix and does not see what normalisation dropped.
+    Models from elsewhere, and those trained without byte fallback, may normalise text or lack byte pieces (`lossless`
+    is False): then decode(encode(text)) is what that model makes of the text, unknown ids vanish, and token_bytes_V is
+    best effort: the bytes of each piece, a space for each U+2581, which counts a dummy prefix and does not see what
+    normalisation dropped.
     """
 
     kind = "sentencepiece"
@@ -42,7 +43,7 @@ class SentencePieceTokenizer:
         self._processor = _processor(model, name)
         self.vocab_size = self._processor.get_piece_size()
         ids = {role: getattr(self._processor, f"{role}_id")() for role in ("pad", "eos", "bos", "unk")}
-        self.special_ids: dict[str, int] = {role: id for role, id in ids.items() if id >= 0}
+        self.special_ids: dict[str, int] = {role: id for role, id in ids.items() if id >= 0} | self._sentinels()
         self.eos_id: int | None = self.special_ids.get("eos")
         self.eos_ids: tuple[int, ...] = () if self.eos_id is None else (self.eos_id,)
         self.begin_ids = self.eos_ids
@@ -95,6 +96,12 @@ class SentencePieceTokenizer:
 
     def save(self, folder: str | Path) -> None:
         tokenizer_files.save(folder, self, self.model)
+
+    def _sentinels(self) -> dict[str, int]:
+        """Those among the ids that no text gives; where they are ordinary pieces, they stand for their text."""
+        names = {f"extra_{number}": f"<extra_id_{number}>" for number in range(100)}
+        ids = {role: self._processor.piece_to_id(name) for role, name in names.items()}
+        return {role: id for role, id in ids.items() if self._processor.is_control(id)}
 
     def _byte_ids(self, content: bytes) -> list[int]:
         return [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in content]

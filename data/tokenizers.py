@@ -29,7 +29,9 @@ __all__ = [
 class Tokenizer(Protocol):
     """Text to ids and back. Those made here lose nothing: decode(encode(text)) == text, and token_bytes_V sums to it.
 
-    Those of published models follow their own rules, see `HuggingFaceTokenizer`.
+    Two kinds that are trained here on request do lose text: sentencepiece without byte fallback (characters without a
+    piece become the unknown id, which decodes to nothing) and WordPiece (spaces, and as asked case and accents). Those
+    of published models follow their own rules, see `HuggingFaceTokenizer`.
     """
 
     @property

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from data import sentencepiece_training
+from data import training_text
 from data.config import SourceConfig
 from data.errors import DataError
+from data.sentencepiece_training import train_model
 from data.sources import read_documents
 from data.tokenizers import SentencePieceTokenizer, load_tokenizer
 from tests.data.conftest import PROSE, SOURCE
@@ -94,19 +96,22 @@ def test_training_drops_no_lines_with_reserved_characters(mark):
 
 def test_chunks_keep_every_character():
     texts = ["short\n" * 700, "x" * 2500 + "\n\nend", "你" * 999 + "\n" + "好" * 5]
-    chunks = list(sentencepiece_training._chunks(texts))
+    chunks = list(training_text._chunks(texts))
     assert "".join(chunks) == "".join(texts)
     assert max(map(len, chunks)) <= 1000
 
 
-def test_a_large_corpus_is_sampled_evenly_and_by_seed(monkeypatch):
-    monkeypatch.setattr(sentencepiece_training, "_MAX_CHARACTERS", 20_000)
+def test_a_large_corpus_is_sampled_evenly_and_by_seed():
     chunks = [f"{number:010d}" for number in range(20_000)]  # ten times too much
-    kept = sentencepiece_training._sample(chunks, seed=0)
+    kept = training_text._sample(chunks, seed=0, max_characters=20_000)
     assert 8_000 < sum(map(len, kept)) <= 20_000
     assert 0.4 < np.mean([int(chunk) < 10_000 for chunk in kept]) < 0.6
-    assert kept == sentencepiece_training._sample(chunks, seed=0) != sentencepiece_training._sample(chunks, seed=1)
-    assert sentencepiece_training._sample(chunks[:2000], seed=0) == chunks[:2000]
+    assert kept == training_text._sample(chunks, 0, 20_000) != training_text._sample(chunks, 1, 20_000)
+    assert training_text._sample(chunks[:2000], 0, 20_000) == chunks[:2000]
+
+
+def test_symbols_are_cut_out_of_the_text_the_longest_first():
+    assert training_text.training_chunks(["x<a>y<az", "<a"], ["<a", "<a>"], 0, 10_000) == ["x", "y", "z"]
 
 
 def test_too_many_characters_for_the_vocabulary_go_to_the_bytes():
@@ -134,22 +139,102 @@ def test_vocabulary_too_large_names_the_largest_that_works(text, asked):
     with pytest.raises(DataError) as error:
         SentencePieceTokenizer.train([text], asked)
     message = str(error.value)
-    assert f"tokenizer_vocab {asked} is more than" in message
+    assert f"a vocabulary of {asked} ids is more than" in message
     largest = int(message.split("use ")[1].split()[0])
     assert SentencePieceTokenizer.train([text], largest).vocab_size == largest
 
 
 def test_a_text_too_small_for_pieces_is_sent_to_the_bytes():
-    with pytest.raises(DataError, match=r"tokenizer_vocab 300 is more than .* use tokenizer='byte'"):
+    with pytest.raises(DataError, match=r"of 300 ids is more than .* use tokenizer='byte'"):
         SentencePieceTokenizer.train(["a"], 300)
 
 
 def test_vocabulary_too_small_and_no_text_are_errors():
-    with pytest.raises(DataError, match=r"tokenizer_vocab 200 is too small .* need 262 or more"):
+    with pytest.raises(DataError, match=r"of 200 ids is too small .* need 262 or more"):
         SentencePieceTokenizer.train([SOURCE], 200)
     assert SentencePieceTokenizer.train([SOURCE], 262).vocab_size == 262
     with pytest.raises(DataError, match="no text to train"):
         SentencePieceTokenizer.train([], 300)
+
+
+TEXTS = [SOURCE * 3, PROSE * 5]
+
+
+# Recorded with sentencepiece 0.2.3. A new hash here means: raise TRAINING_VERSION, and stores are made again.
+def test_the_bytes_of_the_default_model_do_not_change():
+    tokenizer = SentencePieceTokenizer.train(TEXTS, 300)
+    if sentencepiece.__version__ != "0.2.3":
+        pytest.skip(f"recorded with sentencepiece 0.2.3, this is {sentencepiece.__version__}")
+    assert tokenizer.fingerprint == "7b62f7351381d25c1bcaaffd826e8458"
+
+
+@pytest.fixture(scope="module")
+def unigram():
+    texts = [*TEXTS, "<a>the<a>" * 50, "import os\nfor name in sorted(os.listdir(path)):\n" * 3]
+    return SentencePieceTokenizer(train_model(texts, 310, 0, model="unigram", symbols=["<a>", '"é,'], sentinels=2))
+
+
+@given(text=st.lists(any_text | st.sampled_from(["<a>", '"é,', "<extra_id_0>"])).map("".join))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_unigram_with_symbols_is_lossless(unigram, text):
+    check_lossless(unigram, text)
+
+
+def test_unigram_is_deterministic_and_not_bpe(unigram):
+    words = np.random.default_rng(0).choice((SOURCE + PROSE).split(), (300, 8))
+    text = "\n".join(map(" ".join, words))
+    first, again, merged = (train_model([text], 320, 0, model=model) for model in ("unigram", "unigram", "bpe"))
+    assert first == again != merged
+    assert unigram.lossless and unigram.vocab_size == 310
+
+
+def test_symbols_are_one_id_and_sentinels_stand_for_no_text(unigram, tmp_path):
+    unigram.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.special_ids == {"unk": 0, "eos": 1, "extra_0": 2, "extra_1": 3}
+    assert [loaded.encode(text) for text in ("<a>", '"é,', "<a><a>")] == [[4], [5], [4, 4]]
+    assert loaded.token_bytes_V[:6].tolist() == [0, 0, 0, 0, 3, 4]
+    assert not {2, 3} & set(loaded.encode("<extra_id_0><extra_id_1>"))
+    assert loaded.decode([2, 4, 3]) == "<a>"
+    assert not [piece for piece in unigram._bytes_V[6:] if b"the<" in piece or b">the" in piece]  # symbols are cut out
+
+
+def test_without_byte_fallback_rare_characters_are_lost():
+    model = train_model([PROSE * 500 + "\u6f22"], 100, 0, byte_fallback=False)
+    tokenizer = SentencePieceTokenizer(model)
+    assert (tokenizer.lossless, tokenizer.vocab_size) == (False, 100)
+    assert tokenizer.decode(tokenizer.encode("The dog \u6f22 jumps")) == "The dog  jumps"
+    assert 0 in tokenizer.encode("\u6f22") and 0 not in tokenizer.encode(PROSE)
+
+
+def test_coverage_decides_which_characters_get_a_piece():
+    texts = ["a" * 900 + "b" * 90 + "\u6f22" * 10 + "ab" * 50]
+    with_all, without = (SentencePieceTokenizer(train_model(texts, 264, 0, coverage=c)) for c in (1.0, 0.95))
+    assert len(with_all.encode("\u6f22")) == 1
+    assert len(without.encode("\u6f22")) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"symbols": ["<a>", ""]}, "symbol 2 of 2, '', is empty"),
+        ({"symbols": ["<a>", "b", "<a>"]}, "symbol 3 of 3, '<a>', is given twice"),
+        ({"symbols": ["a b"]}, "symbol 1 of 1, 'a b', has white space"),
+        ({"symbols": ["</s>"]}, "'</s>', is the name of another id"),
+        ({"symbols": ["<0x41>"]}, "'<0x41>', is the name of another id"),
+        ({"symbols": ["<extra_id_3>"]}, "'<extra_id_3>', is the name of another id"),
+        ({"sentinels": 101}, "sentinels is 101: 0 to 100 are allowed"),
+        ({"symbols": ["<a>"], "sentinels": 50}, "300 ids is too small .* 50 sentinels, 1 symbols .* need 313 or more"),
+        ({"model": "word"}, "'word' is unknown: bpe, unigram are trained"),
+        ({"coverage": 1.5}, "coverage is 1.5: it must be above 0, and at most 1"),
+        ({"coverage": 1.0}, "takes 45 of the 45 characters of this text, .* room for 42: make it 3 ids larger"),
+        ({"byte_fallback": False, "vocab_size": 20}, "takes 45 of the 45 characters .* room for 18"),
+        ({"max_characters": 10}, "max_characters is 10: less than 10000"),
+    ],
+)
+def test_what_cannot_be_trained_says_why(settings, says):
+    with pytest.raises(DataError, match=says):
+        train_model([PROSE], **({"vocab_size": 300, "seed": 0} | settings))
 
 
 def test_standard_library_round_trips():

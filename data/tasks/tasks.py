@@ -1,0 +1,117 @@
+"""All tasks by name, and their examples as rows that a loader draws from."""
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from data.errors import DataError
+from data.examples import Features
+from data.pairs import Seq2Seq
+from data.tasks.classification import CLASSIFICATION
+from data.tasks.dialogue import DIALOGUE
+from data.tasks.encoding import label_rows, span_rows, tag_rows
+from data.tasks.examples import Labelled, Question, Tagged, TaskExample
+from data.tasks.questions import QUESTIONS
+from data.tasks.rows import Limits, Row, TaskRows, decoder_features, encoder_features
+from data.tasks.standard_library import STANDARD_LIBRARY_TASKS
+from data.tasks.tagging import TAGGING
+from data.tasks.task import Task
+from data.tasks.texts import pair_rows, prompt_rows
+from data.tasks.writing import WRITING
+from data.tokenizers import Tokenizer
+
+FORMS = ("encoder", "decoder", "text_to_text")
+TASKS: dict[str, Task] = {
+    task.name: task for task in (*CLASSIFICATION, *TAGGING, *QUESTIONS, *WRITING, *DIALOGUE, *STANDARD_LIBRARY_TASKS)
+}
+
+
+def task_rows(
+    task: Task,
+    examples: Iterable[TaskExample],
+    tokenizer: Tokenizer,
+    form: str = "encoder",
+    *,
+    max_length: int,
+    target_length: int | None = None,
+    truncate: bool = True,
+    stride: int = 0,
+    token_types: bool = True,
+) -> TaskRows:
+    """The examples of `task.read` as rows.
+
+    `form`: "encoder" for a network with a head for the task's kind; "decoder", a prompt and an answer, which alone is
+    learned; "text_to_text", a source for an encoder and an answer. `max_length`: tokens of a row (of the source).
+    `target_length`: of an answer, for the two forms that write; None: half of max_length. What is longer is cut and
+    counted (`truncated`), or with truncate=False a DataError with the place. `stride`: of a span task, tokens from one
+    window to the next; 0: half of what fits. `token_types`: whether the network has types for the texts of a pair.
+
+    Raises DataError for a label that is not one of the task's, a tokenizer without the special ids that the form needs,
+    and a form that the kind of the task does not have.
+    """
+    examples = tuple(examples)
+    if form not in FORMS:
+        raise DataError(f"form {form!r} is not one of {', '.join(FORMS)}")
+    if not examples:
+        raise DataError(f"{task.name}: no example")
+    target = max(1, max_length // 2) if target_length is None else target_length
+    if max_length < 8 or target < 1 or (form == "decoder" and target >= max_length):
+        raise DataError(
+            f"max_length {max_length} must be 8 or more, target_length {target} 1 or more, and a decoder's less than "
+            "max_length: the prompt needs room too"
+        )
+    labels = _labels(task, examples)
+    pairs = any(isinstance(e, Question) or (isinstance(e, Labelled) and e.pair) for e in examples)
+    limits = Limits(max_length, target, truncate, stride, token_types and pairs)
+    if form == "encoder":
+        rows, features = _encoder_rows(task, examples, tokenizer, limits, labels)
+    elif form == "decoder":
+        rows, features = prompt_rows(task, examples, tokenizer, limits), decoder_features(max_length)
+    else:
+        make = _seq2seq(tokenizer, limits)
+        rows, features = pair_rows(task, examples, tokenizer, make), make.features
+    pad_id = tokenizer.special_ids.get("pad", 0)  # what no weight and no segment shows: 0 is as good
+    return TaskRows(task, form, examples, tuple(rows), features, pad_id, labels)
+
+
+def _encoder_rows(
+    task: Task, examples: Sequence[Any], tokenizer: Tokenizer, limits: Limits, labels: dict[str, int]
+) -> tuple[Iterator[Row], Features]:
+    id_of = {label: id for id, label in enumerate(labels)}
+    if task.kind == "tagging":
+        return tag_rows(examples, tokenizer, limits, id_of), encoder_features(limits, (limits.max_length,))
+    if task.kind not in ("classification", "span"):
+        raise DataError(f"{task.name} ({task.kind}) has no form 'encoder': use 'decoder' or 'text_to_text'")
+    if tokenizer.wrap([-1])[0] == -1:
+        raise DataError(
+            f"{task.name} is read off the first token, and the {tokenizer.kind} tokenizer puts none before a text: "
+            "use WithSpecials(tokenizer, ('pad', 'cls', 'sep'))"
+        )
+    if task.kind == "span":
+        return span_rows(examples, tokenizer, limits), encoder_features(limits, (2,))
+    return label_rows(examples, tokenizer, limits, id_of), encoder_features(limits, ())
+
+
+def _seq2seq(tokenizer: Tokenizer, limits: Limits) -> Seq2Seq:
+    pad = tokenizer.special_ids.get("pad")
+    if pad is None or tokenizer.wrap([-1])[-1] == -1:
+        lacks = "has no pad, with which the decoder begins" if pad is None else "puts no end after a text"
+        way = "use WithSpecials(tokenizer, ('pad', 'eos', 'extra_0'))"
+        raise DataError(f"the {tokenizer.kind} tokenizer {lacks}: {way}")
+    return Seq2Seq(limits.max_length, limits.target_length, pad, decoder_start_id=pad, truncate=limits.truncate)
+
+
+def _labels(task: Task, examples: Sequence[Any]) -> dict[str, int]:
+    """How many examples, or tokens, have each label, in the order of ids; nothing for tasks without labels."""
+    if task.kind not in ("classification", "tagging"):
+        return {}
+    of = [(e.place, label) for e in examples for label in (e.tags if isinstance(e, Tagged) else (e.label,))]
+    counts = Counter(label for _, label in of)
+    known = task.labels or tuple(sorted(counts))
+    for place, label in of:
+        if label not in known:
+            near = difflib.get_close_matches(label, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)[:200]}"
+            raise DataError(f"{place}: label {label!r} is not one of the {len(known)} of {task.name}: {hint}")
+    return {label: counts[label] for label in known}

@@ -1,0 +1,1 @@
+"""Which documents a corpus keeps and what is mended in them: rules, duplicates, contamination."""

@@ -4,6 +4,7 @@
     lm = tessera.load("runs/gpt_demo")
     lm.generate("def ", max_tokens=50); lm.logits(ids_BT); lm.loss(["some text"])
     tessera.read_runs("runs/*")           # a pandas DataFrame
+    tessera.inspect_data("python-stdlib") # what is in a corpus
 
 The names below are imported when they are first used, so that the command line answers at once.
 """
@@ -14,14 +15,20 @@ from typing import TYPE_CHECKING, Any
 from launch.cli import main
 
 if TYPE_CHECKING:
+    from data.inspection import inspect_data
     from launch.load import load
     from studies.plot import plot_runs
     from studies.runs import read_runs
 
-__all__ = ["load", "main", "plot_runs", "read_runs"]
+__all__ = ["inspect_data", "load", "main", "plot_runs", "read_runs"]
 __version__ = "0.1.0"
 
-_HOMES = {"load": "launch.load", "read_runs": "studies.runs", "plot_runs": "studies.plot"}
+_HOMES = {
+    "inspect_data": "data.inspection",
+    "load": "launch.load",
+    "read_runs": "studies.runs",
+    "plot_runs": "studies.plot",
+}
 
 
 def __getattr__(name: str) -> Any:

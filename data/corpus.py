@@ -1,185 +1,180 @@
-"""From a source to token stores: read, split, train or load the tokenizer, tokenise once, reuse ever after."""
+"""From sources to token stores: read, split, train or load the tokenizer, tokenise once, reuse ever after."""
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import sentencepiece
 
-from data.atomic import new_folder
-from data.config import DataConfig
+from data.atomic import locked, new_folder, remove_leftovers
+from data.build import build_stores
+from data.config import DataConfig, SourceConfig
+from data.documents import Document
 from data.errors import DataError
 from data.sentencepiece_training import TRAINING_VERSION
-from data.sources import Document, read_documents
-from data.split import HELD_OUT, TRAIN, is_held_out, split_by_document, split_tail, tail_start
-from data.store import FORMAT_VERSION, TokenStore, open_store, verify_store, write_store
+from data.sources import provenance, read_documents
+from data.split import HELD_OUT, TRAIN, split_by_document, split_tail, tail_start
+from data.store import TokenStore, check_tokenizer, open_store, verify_changed
+from data.store_format import FORMAT_VERSION
+from data.survey import SourceChanged, SourceHash, forget, survey_source
 from data.tokenizers import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 
-_BATCH_CHARACTERS = 4_000_000  # text tokenised at once: enough to keep all cores busy
+Report = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The two sides of one source."""
+
+    train: TokenStore
+    held_out: TokenStore
 
 
 @dataclass(frozen=True)
 class Corpus:
+    """All sources of an experiment as tokens of one tokenizer."""
+
     tokenizer: Tokenizer
-    train: TokenStore
-    held_out: TokenStore
-    fingerprint: str  # changes with any byte, name or order of the documents, the split, and the tokenizer
+    parts: dict[str, Splits]  # by the names of `DataConfig.parts`; "" is a single source
+    fingerprint: str  # changes with any byte, id or order of the documents, the split, the tokenizer, a part's name
+
+    @property
+    def train(self) -> TokenStore:
+        return self._only().train
+
+    @property
+    def held_out(self) -> TokenStore:
+        return self._only().held_out
+
+    def _only(self) -> Splits:
+        if len(self.parts) != 1:
+            raise DataError(f"this corpus is a mixture of {', '.join(self.parts)}: take one of its parts by name")
+        return next(iter(self.parts.values()))
 
 
-@dataclass(frozen=True)
-class _Survey:
-    """What one reading of the source tells."""
+def prepare(config: DataConfig, report: Report = print) -> Corpus:
+    """The tokenizer and the token stores of `config`, made once in `cache_dir` and reused while nothing changes.
 
-    fingerprint: str
-    num_documents: int
-    num_held_out: int  # documents, if the split is by document
-    num_characters: int
-    num_bytes: int
+    A source is read and hashed once, and again when its files' names, sizes or times change: see
+    `data.sources.stamp`. Each source has its own stores, keyed by its documents, the split and the tokenizer; weights,
+    stages and other sources do not count. A killed build goes on where it was; processes may prepare the same corpus
+    at once: one builds, the others wait. Stores are verified when they are built and when their files have changed
+    since. The provenance in a store is that of the source it was built from.
 
-
-def prepare(config: DataConfig, report: Callable[[str], object] = print) -> Corpus:
-    """The tokenizer and the two token stores of `config`, made once in `cache_dir` and reused while nothing changes.
-
-    The source is read and hashed every time, so a changed corpus is never mistaken for the old one; stores that are
-    reused are checked bit by bit. Memory stays at a few documents; processes may prepare the same corpus at once.
-    A sentencepiece tokenizer is trained on the training split only; a character tokenizer knows all characters.
-    `report` gets a short line about each stage. Raises DataError for all that is wrong with the data.
+    A sentencepiece tokenizer is trained on the training splits of all sources only; a character tokenizer knows all
+    characters. `report` gets a short line about each stage. Raises DataError for all that is wrong with the data.
     """
-    started = time.perf_counter()
-    survey = _read_survey(config)
-    size = f"{survey.num_documents:,} documents, {survey.num_bytes / 1e6:.1f} MB"
-    report(f"data: {size} of {config.path} ({_since(started)})")
-    tokenizer = _tokenizer(config, survey, report)
-    key = _digest(FORMAT_VERSION, survey.fingerprint, config.held_out, config.held_out_by, tokenizer.fingerprint)
-    train, held_out = (_store(config, survey, tokenizer, key, split, report) for split in (TRAIN, HELD_OUT))
-    return Corpus(tokenizer, train, held_out, fingerprint=key)
+    cache = Path(config.cache_dir).expanduser()
+    parts = {name: _Part(name, part.source, config, cache, report) for name, part in config.parts.items()}
+    tokenizer = _tokenizer(config, parts, cache, report)
+    keys = {name: part.key(tokenizer) for name, part in parts.items()}
+    splits = {name: part.stores(tokenizer) for name, part in parts.items()}
+    return Corpus(tokenizer, splits, fingerprint=_digest(FORMAT_VERSION, sorted(keys.items())))
 
 
-def _read_survey(config: DataConfig) -> _Survey:
-    hasher = hashlib.blake2b(digest_size=16)
-    num_documents = num_held_out = num_characters = num_bytes = 0
-    for document in _hashed(_documents(config), hasher):
-        num_documents += 1
-        num_held_out += is_held_out(document.text, config.held_out)
-        num_characters += len(document.text)
-        num_bytes += len(document.text.encode("utf-8"))
-    survey = _Survey(hasher.hexdigest(), num_documents, num_held_out, num_characters, num_bytes)
-    _check_split(config, survey)
-    return survey
+class _Part:
+    """One source of a corpus, surveyed."""
+
+    def __init__(self, name: str, source: SourceConfig, config: DataConfig, cache: Path, report: Report):
+        self._source, self._config, self._cache, self._report = source, config, cache, report
+        self._label = f"{name}: " if name else ""
+        started = time.perf_counter()
+        self.survey, read = survey_source(source, cache, report)
+        size = f"{self.survey.num_documents:,} documents, {self.survey.num_bytes / 1e6:.1f} MB"
+        how = _since(started) if read else "unchanged"
+        self._report(f"data: {self._label}{size} of {source.path} ({how})")
+        self.survey.check_split(source.path, config.held_out, config.held_out_by)
+
+    def documents(self) -> Iterator[Document]:
+        return read_documents(self._source, cache_dir=str(self._cache), report=self._report)
+
+    def surveyed(self) -> Iterator[Document]:
+        """The same, to the last of them. Raises SourceChanged there if they are not those of the survey."""
+        hasher = SourceHash()
+        yield from hasher.passing(self.documents())
+        if hasher.hexdigest() != self.survey.fingerprint:
+            forget(self._source, self._cache)
+            raise SourceChanged(self._source.path)
+
+    def split(self, documents: Iterable[Document]) -> Iterator[tuple[str, Document]]:
+        if self._config.held_out_by == "document":
+            return split_by_document(documents, self._config.held_out)
+        return split_tail(documents, tail_start(self.survey.num_characters, self._config.held_out))
+
+    def key(self, tokenizer: Tokenizer) -> str:
+        split = (self._config.held_out, self._config.held_out_by)
+        return _digest(FORMAT_VERSION, self.survey.fingerprint, *split, tokenizer.fingerprint)
+
+    def stores(self, tokenizer: Tokenizer) -> Splits:
+        folder = self._cache / "stores" / self.key(tokenizer)
+        started, reused = time.perf_counter(), folder.is_dir()
+        if not reused:
+            try:
+                build_stores(
+                    folder,
+                    self.documents,
+                    self.split,
+                    tokenizer,
+                    self.survey,
+                    name=self._source.path,
+                    provenance=provenance(self._source),
+                    has_scores=bool(self._source.score_field),
+                    report=self._report,
+                )
+            except SourceChanged:
+                forget(self._source, self._cache)
+                raise
+        sides = {side: open_store(folder / side) for side in (TRAIN, HELD_OUT)}
+        for side, store in sides.items():
+            verify_changed(store)
+            check_tokenizer(store, tokenizer)
+            counts = f"{store.num_documents:,} documents, {store.num_tokens:,} tokens"
+            rate = f"{store.num_bytes / store.num_tokens:.2f} bytes/token"
+            self._report(f"data: {self._label}{side}: {counts}, {rate}, {'reused' if reused else 'tokenised'}")
+        if not reused:
+            self._report(f"data: {self._label}tokenised in {_since(started)}")
+        return Splits(sides[TRAIN], sides[HELD_OUT])
 
 
-def _documents(config: DataConfig) -> Iterator[Document]:
-    (part,) = config.parts.values()
-    return read_documents(part.source)
-
-
-def _hashed(documents: Iterable[Document], hasher) -> Iterator[Document]:
-    """Passes documents on; `hasher` sees ids, texts and their lengths, so that no two corpora look the same to it."""
-    for document in documents:
-        for content in (document.id.encode("utf-8", "surrogateescape"), document.text.encode("utf-8")):
-            hasher.update(len(content).to_bytes(8, "little"))
-            hasher.update(content)
-        yield document
-
-
-def _check_split(config: DataConfig, survey: _Survey) -> None:
-    documents, held_out = survey.num_documents, survey.num_held_out
-    if config.held_out_by == "tail":
-        start = tail_start(survey.num_characters, config.held_out)
-        if not 0 < start < survey.num_characters:
-            raise DataError(
-                f"a held_out of {config.held_out} leaves {start} of {survey.num_characters} characters to train on and "
-                f"{survey.num_characters - start} to hold out: both need 1 or more"
-            )
-    elif documents == 1:
-        raise DataError(
-            f"{config.path} is 1 document, which cannot be split by document: use held_out_by='tail', or set "
-            "document_separator to the string between its documents"
-        )
-    elif not 0 < held_out < documents:
-        raise DataError(
-            f"with held_out {config.held_out}, {held_out} of {documents} documents of {config.path} fall into the "
-            "held-out split, and both splits need 1 or more: use held_out_by='tail', or another held_out"
-        )
-
-
-def _split(config: DataConfig, survey: _Survey, documents: Iterable[Document]) -> Iterator[tuple[str, Document]]:
-    if config.held_out_by == "document":
-        return split_by_document(documents, config.held_out)
-    return split_tail(documents, tail_start(survey.num_characters, config.held_out))
-
-
-def _tokenizer(config: DataConfig, survey: _Survey, report) -> Tokenizer:
+def _tokenizer(config: DataConfig, parts: Mapping[str, _Part], cache: Path, report: Report) -> Tokenizer:
     if config.tokenizer == "byte":
         return ByteTokenizer()
-    if config.tokenizer == "char":
-        return CharTokenizer.train(document.text for document in _documents(config))
-    if config.tokenizer != "sentencepiece":
+    if config.tokenizer not in ("char", "sentencepiece"):
         return load_tokenizer(config.tokenizer)
-    version = (sentencepiece.__version__, TRAINING_VERSION)  # others may learn other pieces
-    key = _digest(survey.fingerprint, config.held_out, config.held_out_by, config.tokenizer_vocab, version)
-    folder = _cache(config) / "tokenizers" / key
+    surveys = [part.survey.fingerprint for part in parts.values()]
+    if config.tokenizer == "char":
+        key = _digest("char", surveys)
+    else:
+        version = (sentencepiece.__version__, TRAINING_VERSION)  # others may learn other pieces
+        key = _digest(surveys, config.held_out, config.held_out_by, config.tokenizer_vocab, version)
+    folder = cache / "tokenizers" / key
     if folder.is_dir():
         report(f"data: tokenizer reused from {folder}")
     else:
-        started = time.perf_counter()
-        train = (d.text for side, d in _split(config, survey, _documents(config)) if side == TRAIN)
-        with new_folder(folder) as temporary:
-            SentencePieceTokenizer.train(train, config.tokenizer_vocab).save(temporary)
-        report(f"data: sentencepiece of {config.tokenizer_vocab:,} ids trained ({_since(started)})")
-    # Also the process that trained reads it back: where two raced, both go on with the same one.
+        _train(folder, config, parts, report)
+    # Also the process that trained reads it back: all go on with the same one.
     return load_tokenizer(folder)
 
 
-def _store(config: DataConfig, survey: _Survey, tokenizer: Tokenizer, key: str, split: str, report) -> TokenStore:
-    folder = _cache(config) / "stores" / key / split
+def _train(folder: Path, config: DataConfig, parts: Mapping[str, _Part], report: Report) -> None:
     started = time.perf_counter()
-    if folder.is_dir():
-        store = open_store(folder)
-        verify_store(store)
-        done = "reused"
-    else:
-        encoded = _encode(_documents_of(split, config, survey), tokenizer)
-        store = write_store(folder, encoded, tokenizer=tokenizer, source_fingerprint=survey.fingerprint, split=split)
-        done = "tokenised"
-    counts = f"{store.manifest['num_documents']:,} documents, {store.num_tokens:,} tokens"
-    report(f"data: {split}: {counts}, {store.num_bytes / store.num_tokens:.2f} bytes/token, {done} ({_since(started)})")
-    return store
+    with locked(folder, report):
+        remove_leftovers(folder.parent)
+        if folder.is_dir():
+            return
+        with new_folder(folder) as temporary:
+            _trained(config, parts).save(temporary)
+        report(f"data: {config.tokenizer} tokenizer trained ({_since(started)})")
 
 
-def _documents_of(split: str, config: DataConfig, survey: _Survey) -> Iterator[Document]:
-    hasher = hashlib.blake2b(digest_size=16)
-    for side, document in _split(config, survey, _hashed(_documents(config), hasher)):
-        if side == split:
-            yield document
-    if hasher.hexdigest() != survey.fingerprint:
-        raise DataError(f"{config.path} changed while it was read: run again when nothing writes to it")
-
-
-def _encode(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[np.ndarray, int]]:
-    """Ids and UTF-8 bytes of each document, tokenised many at a time."""
-    for texts in _batches(documents):
-        for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
-            yield ids, len(text.encode("utf-8"))
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[str]]:
-    texts, size = [], 0
-    for document in documents:
-        texts.append(document.text)
-        size += len(document.text)
-        if size >= _BATCH_CHARACTERS:
-            yield texts
-            texts, size = [], 0
-    if texts:
-        yield texts
-
-
-def _cache(config: DataConfig) -> Path:
-    return Path(config.cache_dir).expanduser()
+def _trained(config: DataConfig, parts: Mapping[str, _Part]) -> Tokenizer:
+    if config.tokenizer == "char":
+        return CharTokenizer.train(document.text for part in parts.values() for document in part.surveyed())
+    pieces = (piece for part in parts.values() for piece in part.split(part.surveyed()))
+    texts = (document.text for side, document in pieces if side == TRAIN)
+    return SentencePieceTokenizer.train(texts, config.tokenizer_vocab)
 
 
 def _digest(*parts: object) -> str:

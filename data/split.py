@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 
-from data.sources import Document
+from data.documents import Document
 
 TRAIN, HELD_OUT = "train", "held_out"
 
@@ -13,8 +13,12 @@ def is_held_out(text: str, fraction: float) -> bool:
 
     So a document stays on its side when others come and go, and copies of a text are on one side, all of them.
     """
-    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < fraction * 2**64
+    return split_number(text) < fraction * 2**64
+
+
+def split_number(text: str) -> int:
+    """The number below 2**64 that decides where a text goes: below fraction * 2**64 it is held out."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "big")
 
 
 def tail_start(num_characters: int, fraction: float) -> int:
@@ -36,4 +40,4 @@ def split_tail(documents: Iterable[Document], start: int) -> Iterator[tuple[str,
         position += len(document.text)
         for side, text in ((TRAIN, document.text[:cut]), (HELD_OUT, document.text[cut:])):
             if text:
-                yield side, Document(document.id, text)
+                yield side, Document(document.id, text, document.score)

@@ -1,48 +1,153 @@
-"""Tokens on disk: a memory map of all ids of one split, where its documents start, and a manifest of exact counts.
+"""Tokens on disk: all ids of one split, where its documents start, what they are called. See `data.store_format`."""
 
-STORE/tokens.bin            ids, little-endian, uint16 (vocabulary of up to 65,536 ids) or uint32
-STORE/document_starts.npy   int64 (documents + 1,): document d is tokens[starts[d]:starts[d + 1]]
-STORE/manifest.json         counts and fingerprints, written last
-"""
-
-import hashlib
-import io
+import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.atomic import new_folder, write_file
 from data.errors import DataError
-from data.tokenizer_checks import checked_ids
+from data.special_tokens import WithSpecials
+from data.store_format import (
+    ID_STARTS,
+    IDS,
+    MANIFEST,
+    SCORES,
+    STARTS,
+    TOKENS,
+    arrays,
+    check_sizes,
+    check_starts,
+    digest,
+    read_manifest,
+)
+from data.store_places import Folder, Remote, RemoteArray
+from data.store_writer import StoreWriter
 from data.tokenizers import Tokenizer
-
-FORMAT_VERSION = 1
-TOKENS, STARTS, MANIFEST = "tokens.bin", "document_starts.npy", "manifest.json"
-_COUNTS = ("vocab_size", "num_tokens", "num_documents", "num_bytes")
-_TEXTS = ("split", "tokenizer_fingerprint", "source_fingerprint", "tokens_blake2b")
 
 
 @dataclass(frozen=True, eq=False)
 class TokenStore:
-    """The ids of one split: `tokens` (num_tokens,) read-only memory map, `document_starts` (num_documents+1,) int64."""
+    """The ids of one split. It is pickled by its place: another process opens it anew."""
 
-    folder: Path
-    manifest: dict
-    tokens: np.ndarray
-    document_starts: np.ndarray
+    folder: Path | str  # str: a URL
+    manifest: dict[str, Any]
+    tokens: Any  # (num_tokens,) uint16 or uint32: a read-only memory map; of a URL a `RemoteArray`: slices are read
+    document_starts: np.ndarray  # (num_documents + 1,) int64
+    scores: np.ndarray | None  # (num_documents,) float32; None where the source has none
+    _place: Folder | Remote
+    _ids: np.ndarray | RemoteArray
+    _id_starts: np.ndarray | RemoteArray
+
+    def __reduce__(self):
+        return open_store, (self.folder,)
 
     @property
     def num_tokens(self) -> int:
         return self.manifest["num_tokens"]
 
     @property
+    def num_documents(self) -> int:
+        return self.manifest["num_documents"]
+
+    @property
     def num_bytes(self) -> int:
         """UTF-8 bytes of the text (end-of-document ids stand for none)."""
         return self.manifest["num_bytes"]
+
+    def document_id(self, document: int) -> str:
+        """What the source calls document 0, 1, ... Raises DataError for one that is not there."""
+        if not 0 <= document < self.num_documents:
+            raise DataError(f"{self.folder} has documents 0 to {self.num_documents - 1}, not {document}")
+        start, end = self._id_starts[document : document + 2]
+        return self._ids[int(start) : int(end)].tobytes().decode("utf-8", "surrogatepass")
+
+
+def open_store(folder: str | Path) -> TokenStore:
+    """Opens a store in no time, whatever its size: files are mapped, not read.
+
+    `folder` may be a URL that fsspec reads ("s3://bucket/store", "gs://…", "memory://…"): then document_starts and
+    scores are read at once, tokens and ids by ranges when they are asked for. Raises DataError where sizes or manifest
+    do not agree; `verify_store` looks at every byte.
+    """
+    place = Remote(str(folder)) if "://" in str(folder) else Folder(Path(folder))
+    size = place.size(MANIFEST)
+    if size is None:
+        raise DataError(f"{folder} is not a token store: it has no {MANIFEST}")
+    manifest = read_manifest(place.read(MANIFEST, 0, size), f"{place.path}/{MANIFEST}")
+    found = arrays(manifest)
+    check_sizes(manifest, {name: place.size(name) for name in found}, str(place.path))
+    mapped = {name: place.array(name, dtype, length) for name, (dtype, length) in found.items()}
+    # Plain views: slicing a memmap costs microseconds more. Of a URL, all is read.
+    starts = np.asarray(mapped[STARTS][:])
+    scores = np.asarray(mapped[SCORES][:]) if SCORES in mapped else None
+    for name, end in ((STARTS, manifest["num_tokens"]), (ID_STARTS, manifest["num_id_bytes"])):
+        check_starts(mapped[name][0], mapped[name][-1], end, f"{place.path}/{name}")
+    return TokenStore(
+        place.path, manifest, mapped[TOKENS], starts, scores, place, _ids=mapped[IDS], _id_starts=mapped[ID_STARTS]
+    )
+
+
+def verify_store(store: TokenStore) -> None:
+    """Reads every byte, about 1 GB/s and core. Raises DataError, with the place, where one is not what was written."""
+    chunk = store.manifest["chunk_bytes"]
+    digests = [(name, store.manifest["digests"][name]) for name in arrays(store.manifest)]
+    chunks = [(name, number * chunk, known) for name, of_file in digests for number, known in enumerate(of_file)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        found = threads.map(lambda one: _chunk_digest(store, one[0], one[1]), chunks)
+        for (name, start, known), has in zip(chunks, found, strict=True):
+            if has != known:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise DataError(
+                    f"{store.folder}/{name} was changed: the {chunk:,} bytes from {start:,} on have the digest {has}, "
+                    f"expected {known}; delete the folder to prepare it again"
+                )
+
+
+def _chunk_digest(store: TokenStore, name: str, start: int) -> str:
+    dtype, length = arrays(store.manifest)[name]
+    end = min(start + store.manifest["chunk_bytes"], length * dtype.itemsize)
+    found = digest()
+    for at in range(start, end, 2**22):
+        found.update(store._place.read(name, at, min(at + 2**22, end)))
+    return found.hexdigest()
+
+
+def verify_changed(store: TokenStore) -> bool:
+    """`verify_store` of a local store, unless its files have the sizes and times of the last time; whether it was done.
+
+    What it saw is kept beside the store, in NAME.verified.json. Raises DataError as `verify_store`.
+    """
+    folder = Path(store.folder)
+    memory = folder.with_name(f"{folder.name}.verified.json")
+    files = {name: (folder / name).stat() for name in (MANIFEST, *arrays(store.manifest))}
+    now = {name: [file.st_size, file.st_mtime_ns] for name, file in files.items()}
+    with suppress(OSError, ValueError):  # no memory of it, or one that cannot be read: verify
+        if json.loads(memory.read_bytes()) == now:
+            return False
+    verify_store(store)
+    with suppress(OSError):  # a cache that others own: verified at each start
+        write_file(memory, (json.dumps(now) + "\n").encode())
+    return True
+
+
+def check_tokenizer(store: TokenStore, tokenizer: Tokenizer) -> None:
+    """Raises DataError for a store whose ids are another tokenizer's; special ids on top of the same one are fine."""
+    while isinstance(tokenizer, WithSpecials):
+        tokenizer = tokenizer.base
+    made = store.manifest["tokenizer_fingerprint"]
+    if made != tokenizer.fingerprint:
+        raise DataError(
+            f"{store.folder} holds ids of the tokenizer with fingerprint {made}, not of this {tokenizer.kind} one, "
+            f"{tokenizer.fingerprint}: use that tokenizer, or build the store again"
+        )
 
 
 def write_store(
@@ -52,124 +157,32 @@ def write_store(
     tokenizer: Tokenizer,
     source_fingerprint: str,
     split: str,
+    ids: Iterable[str] | None = None,
+    scores: Sequence[float] | None = None,
+    provenance: dict[str, Any] | None = None,
 ) -> TokenStore:
     """Writes a store of documents, each given as its ids and the UTF-8 bytes of its text, and opens it.
 
-    Each document is closed by the tokenizer's eos_id where it has one. The folder appears whole or not at all; one
-    that another process put there meanwhile is used if it says the same. Raises DataError for ids outside the
-    vocabulary, for no tokens at all, and for a folder that holds another store.
+    `ids`: of the documents, "0", "1", ... if not given. Each document is closed by the tokenizer's eos_id where it has
+    one. The folder appears whole or not at all; one that is there already is used if it says the same. Raises DataError
+    for ids outside the vocabulary, for no tokens at all, and for a folder that holds another store.
     """
     folder = Path(folder)
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
+    names = map(str, itertools.count()) if ids is None else iter(ids)
+    documents = iter(encoded)
     with new_folder(folder) as temporary:
-        starts, num_bytes, digest = _write_tokens(temporary / TOKENS, encoded, tokenizer, dtype)
-        if starts[-1] == 0:
-            raise DataError(f"the {split} split has {len(starts) - 1} documents and 0 tokens: nothing to store")
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "split": split,
-            "vocab_size": tokenizer.vocab_size,
-            "dtype": dtype.name,
-            "num_tokens": starts[-1],
-            "num_documents": len(starts) - 1,
-            "num_bytes": num_bytes,
-            "tokenizer_fingerprint": tokenizer.fingerprint,
-            "source_fingerprint": source_fingerprint,
-            "tokens_blake2b": digest,
-        }
-        buffer = io.BytesIO()
-        np.save(buffer, np.array(starts, np.int64), allow_pickle=False)
-        write_file(temporary / STARTS, buffer.getvalue())
-        write_file(temporary / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        writer = StoreWriter(temporary, tokenizer, split, has_scores=scores is not None)
+        while some := list(itertools.islice(documents, 4096)):
+            first = writer.num_documents
+            writer.append(
+                [document for document, _ in some],
+                list(itertools.islice(names, len(some))),
+                sum(size for _, size in some),
+                None if scores is None else scores[first : first + len(some)],
+            )
+        manifest = writer.finish(source_fingerprint=source_fingerprint, provenance=provenance or {})
     store = open_store(folder)
     if store.manifest != manifest:
         differ = [key for key in manifest if manifest[key] != store.manifest.get(key)]
         raise DataError(f"{folder} already holds another store (different: {', '.join(differ)}): use another folder")
     return store
-
-
-def _write_tokens(file: Path, encoded, tokenizer: Tokenizer, dtype: np.dtype) -> tuple[list[int], int, str]:
-    """Writes all ids; returns where documents start (with the end), bytes of text, and the digest of the file."""
-    close = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    starts, num_bytes, digest = [0], 0, _digest()
-    with open(file, "wb") as out:
-        for ids, text_bytes in encoded:
-            document = checked_ids(np.append(ids, close), tokenizer.vocab_size).astype(dtype).tobytes()
-            out.write(document)
-            digest.update(document)
-            starts.append(starts[-1] + len(document) // dtype.itemsize)
-            num_bytes += text_bytes
-        out.flush()
-        os.fsync(out.fileno())
-    return starts, num_bytes, digest.hexdigest()
-
-
-def open_store(folder: str | Path) -> TokenStore:
-    """Opens a store in no time, whatever its size. Raises DataError where sizes or manifest do not agree."""
-    folder = Path(folder)
-    manifest = _read_manifest(folder)
-    dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
-    _check_size(folder, TOKENS, manifest["num_tokens"] * dtype.itemsize)
-    try:
-        starts = np.load(folder / STARTS, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{folder / STARTS} cannot be read ({error}): delete the folder to prepare it again") from error
-    expected = manifest["num_documents"] + 1
-    if starts.shape != (expected,) or starts.dtype != np.int64:
-        raise DataError(f"{folder / STARTS} is {starts.dtype} {starts.shape}, expected int64 ({expected},)")
-    if starts[0] != 0 or starts[-1] != manifest["num_tokens"] or (np.diff(starts) < 0).any():
-        raise DataError(
-            f"{folder / STARTS} does not rise from 0 to {manifest['num_tokens']} (found {starts[0]} to {starts[-1]})"
-        )
-    return TokenStore(folder, manifest, np.memmap(folder / TOKENS, dtype, mode="r"), starts)
-
-
-def verify_store(store: TokenStore) -> None:
-    """Reads every token (about 1 GB/s). Raises DataError if a bit changed since the store was written."""
-    digest = _digest()
-    for start in range(0, store.num_tokens, 2**22):
-        digest.update(store.tokens[start : start + 2**22].tobytes())
-    found, expected = digest.hexdigest(), store.manifest["tokens_blake2b"]
-    if found != expected:
-        raise DataError(
-            f"{store.folder / TOKENS} was changed: its digest is {found}, expected {expected}; "
-            "delete the folder to prepare it again"
-        )
-
-
-def _digest():
-    return hashlib.blake2b(digest_size=16)
-
-
-def _read_manifest(folder: Path) -> dict:
-    file = folder / MANIFEST
-    if not file.is_file():
-        raise DataError(f"{folder} is not a token store: it has no {MANIFEST}")
-    try:
-        manifest = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{file} is not JSON ({error}): delete the folder to prepare it again") from error
-    if not isinstance(manifest, dict):
-        raise DataError(f"{file} holds a JSON {type(manifest).__name__}, not an object")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise DataError(f"{file}: format {manifest.get('format_version')!r}, this version reads {FORMAT_VERSION}")
-    for key in _COUNTS:
-        if type(manifest.get(key)) is not int or manifest[key] < 0:
-            raise DataError(f"{file}: {key} is {manifest.get(key)!r}, expected an integer of 0 or more")
-    for key in _TEXTS:
-        if not isinstance(manifest.get(key), str):
-            raise DataError(f"{file}: {key} is {manifest.get(key)!r}, expected a string")
-    expected = "uint16" if manifest["vocab_size"] <= 2**16 else "uint32"
-    if manifest.get("dtype") != expected:
-        raise DataError(f"{file}: dtype is {manifest.get('dtype')!r}, expected {expected!r}")
-    return manifest
-
-
-def _check_size(folder: Path, name: str, expected: int) -> None:
-    file = folder / name
-    found = file.stat().st_size if file.is_file() else None
-    if found != expected:
-        is_found = "is missing" if found is None else f"has {found} bytes"
-        raise DataError(f"{file} {is_found}, expected {expected} bytes: delete the folder to prepare it again")
-    if expected == 0:
-        raise DataError(f"{file} holds 0 tokens")

@@ -1,16 +1,23 @@
+import dataclasses
+import json
 import multiprocessing
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from configs import defaults
+from data import build as build_module
 from data import corpus as corpus_module
+from data import store as store_module
+from data import survey as survey_module
 from data.corpus import prepare
 from data.errors import DataError
 from data.objectives import ObjectiveConfig, make_objective, special_names
-from data.sources import Document
 from data.split import is_held_out
-from data.tokenizers import WithSpecials
+from data.tokenizers import CharTokenizer, WithSpecials
 from tests.data.conftest import PROSE, SOURCE
 
 
@@ -61,21 +68,29 @@ def test_shakespeare_in_characters_is_nanogpts(config, test_data):
     assert corpus.held_out.tokens[-1000:].tolist() == [ids[char] for char in text[-1000:]]
 
 
-def test_second_call_reuses_what_the_first_wrote(config, folder, monkeypatch):
-    settings = config(path=str(folder), tokenizer="sentencepiece")
+@pytest.mark.parametrize("tokenizer", ["byte", "char", "sentencepiece"])
+def test_second_call_reuses_what_the_first_wrote(config, folder, monkeypatch, tokenizer):
+    settings = config(path=str(folder), tokenizer=tokenizer)
     first = prepare(settings, quiet)
 
     def never(*_, **__):
         raise AssertionError("this was to be reused")
 
-    monkeypatch.setattr(corpus_module, "write_store", never)
-    monkeypatch.setattr(corpus_module.SentencePieceTokenizer, "train", never)
+    for module, name in (
+        (corpus_module, "build_stores"),
+        (corpus_module, "read_documents"),
+        (survey_module, "read_documents"),
+        (corpus_module.SentencePieceTokenizer, "train"),
+        (corpus_module.CharTokenizer, "train"),
+        (store_module, "verify_store"),
+    ):
+        monkeypatch.setattr(module, name, never)
     lines = []
     second = prepare(settings, lines.append)
     assert second.fingerprint == first.fingerprint
     assert (second.train.folder, second.train.manifest) == (first.train.folder, first.train.manifest)
-    assert [("reused" in line) for line in lines] == [False, True, True, True]
-    assert "40 documents" in lines[0]
+    assert lines[0] == f"data: 40 documents, 0.0 MB of {folder} (unchanged)"
+    assert all("reused" in line for line in lines[1:]) and len(lines) == (3 if tokenizer == "byte" else 4)
 
 
 def test_a_tokenizer_of_another_training_version_is_not_reused(config, folder, monkeypatch):
@@ -164,7 +179,7 @@ def test_a_published_tokenizer_is_loaded_for_masking(config, folder, tmp_path):
     assert (tokenizer.special_ids, tokenizer.vocab_size) == (corpus.tokenizer.special_ids, len(texts))
     objective = make_objective(settings, max_length=32, tokenizer=tokenizer)
     example = objective(np.asarray(corpus.train.tokens[:20]), np.random.default_rng(0))
-    assert [example["inputs"][at] for at in (0, 21, 22)] == [2, 3, 0]  # [CLS], [SEP] and padding
+    assert [example["inputs"][at] for at in (0, 21)] == [2, 3]  # [CLS] and [SEP]
     assert 4 in example["inputs"][1:21]  # [MASK]
 
 
@@ -178,16 +193,160 @@ def test_an_empty_side_is_refused_with_numbers(config, tmp_path, folder):
     with pytest.raises(DataError, match=r"held_out 1e-09, 0 of 40 documents .* use held_out_by='tail'"):
         prepare(config(path=str(folder), held_out=1e-9), quiet)
     (tmp_path / "a.txt").write_text("abc")
-    with pytest.raises(DataError, match=r"held_out of 0.9 leaves 0 of 3 characters to train on and 3 to hold out"):
+    with pytest.raises(DataError, match=r"0.9 leaves 0 of 3 characters of .*a.txt to train on and 3 to hold out"):
         prepare(config(path=str(tmp_path / "a.txt"), held_out=0.9, held_out_by="tail"), quiet)
 
 
-def test_a_source_that_changes_while_it_is_read_is_refused(config, monkeypatch):
-    readings = iter([["a", "b", "c", "d"], ["a", "b", "c", "D"]])
-    documents = lambda *_, **__: (Document(text, text) for text in next(readings))  # noqa: E731
-    monkeypatch.setattr(corpus_module, "read_documents", documents)
-    with pytest.raises(DataError, match="changed while it was read"):
-        prepare(config(held_out=0.5), quiet)
+@pytest.mark.parametrize("tokenizer", ["byte", "char"])
+def test_a_source_that_changed_behind_its_stamp_is_refused_once(config, folder, tokenizer):
+    settings = config(path=str(folder), tokenizer=tokenizer, held_out=0.3)
+    prepare(settings, quiet)
+    shutil.rmtree(Path(settings.cache_dir) / "stores")
+    shutil.rmtree(Path(settings.cache_dir) / "tokenizers", ignore_errors=True)
+    file = folder / "07.txt"
+    times = file.stat()
+    change_a_byte(folder)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # size and time are what they were
+    with pytest.raises(DataError, match="changed while it was read: run again"):
+        prepare(settings, quiet)
+    corpus = prepare(settings, quiet)
+    texts = [*texts_of(corpus, corpus.train), *texts_of(corpus, corpus.held_out)]
+    assert sorted(texts) == sorted(file.read_text() for file in folder.iterdir())
+
+
+def test_a_changed_source_is_read_again_and_an_old_one_is_known(config, folder):
+    settings, lines = config(path=str(folder)), []
+    old = (folder / "07.txt").read_text()
+    first = prepare(settings, quiet).fingerprint
+    change_a_byte(folder)
+    assert prepare(settings, quiet).fingerprint != first
+    (folder / "07.txt").write_text(old)
+    assert prepare(settings, lines.append).fingerprint == first  # read again: its time is new; its stores are there
+    assert "unchanged" not in lines[0] and "reused" in lines[1]
+
+
+@pytest.fixture
+def mixture(config, folder, tmp_path):
+    """A function that makes a DataConfig of two sources from changes of one of them, and of the rest."""
+    records = ({"text": f"{number} {PROSE}", "id": f"n{number}", "quality": number / 3} for number in range(30))
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    def make(second: dict, **changes):
+        parts = {
+            "texts": defaults.source(path=str(folder)),
+            "records": defaults.source(path=str(tmp_path / "b.jsonl")),
+        }
+        for name, value in second.items():
+            parts["records"][name] = value
+        return config(path="", mixture=parts, held_out=0.3, **changes)
+
+    return make
+
+
+def test_each_source_of_a_mixture_has_its_own_stores(mixture, config, folder, tmp_path):
+    corpus = prepare(mixture({"score_field": "quality", "licence": "CC0-1.0", "language": "en"}), quiet)
+    assert list(corpus.parts) == ["records", "texts"]
+    texts, records = corpus.parts["texts"], corpus.parts["records"]
+    read = [file.read_text() for file in sorted(folder.iterdir())]
+    assert texts_of(corpus, texts.held_out) == [text for text in read if is_held_out(text, 0.3)]
+    numbers = [number for number in range(30) if not is_held_out(f"{number} {PROSE}", 0.3)]
+    assert texts_of(corpus, records.train) == [f"{number} {PROSE}" for number in numbers]
+    assert [records.train.document_id(at) for at in range(3)] == [f"n{number}" for number in numbers[:3]]
+    assert np.asarray(records.train.scores).tolist() == (np.array(numbers) / 3).astype(np.float32).tolist()
+    assert texts.train.scores is None
+    known = {"path": str(tmp_path / "b.jsonl"), "licence": "CC0-1.0", "language": "en", "num_files": 1}
+    assert known.items() <= records.train.manifest["provenance"].items()
+    with pytest.raises(DataError, match="mixture of records, texts"):
+        corpus.train  # noqa: B018
+    # A source by itself has the very same stores.
+    alone = prepare(config(path=str(folder), held_out=0.3), quiet)
+    assert (alone.train.folder, alone.held_out.folder) == (texts.train.folder, texts.held_out.folder)
+    assert alone.fingerprint != corpus.fingerprint
+
+
+def stores_of(corpus):
+    return {name: str(splits.train.folder) for name, splits in corpus.parts.items()}
+
+
+def test_what_draws_from_a_mixture_tokenises_nothing_anew(mixture, monkeypatch):
+    first = prepare(mixture({}), quiet)
+    monkeypatch.setattr(corpus_module, "build_stores", lambda *_, **__: pytest.fail("tokenised again"))
+    changes = [mixture({"weight": (0.5,), "max_epochs": 2.0}), mixture({}, mixture_temperature=2.0)]
+    changes += [mixture({"weight": (1.0, 2.0)}, mixture_stages=(100,)), mixture({}, packing="best_fit", prefetch=0)]
+    for changed in changes:
+        assert prepare(changed, quiet).fingerprint == first.fingerprint
+    with pytest.raises(pytest.fail.Exception):
+        prepare(mixture({"score_field": "quality"}), quiet)
+
+
+def test_a_source_that_changes_leaves_the_others_alone(mixture, tmp_path):
+    first = prepare(mixture({}), quiet)
+    with open(tmp_path / "b.jsonl", "a") as out:
+        out.write('{"text": "one more"}\n')
+    lines = []
+    second = prepare(mixture({}), lines.append)
+    before, after = stores_of(first), stores_of(second)
+    assert before["texts"] == after["texts"] and before["records"] != after["records"]
+    assert sum("texts: train" in line and "reused" in line for line in lines) == 1
+    assert sum("records: train" in line and "tokenised" in line for line in lines) == 1
+    assert first.fingerprint != second.fingerprint
+
+
+def test_the_names_of_parts_are_in_the_fingerprint(mixture):
+    settings = mixture({})
+    parts = dict(settings.mixture)
+    renamed = dataclasses.replace(settings, mixture={"texts": parts["texts"], "other": parts["records"]})
+    first, second = prepare(settings, quiet), prepare(renamed, quiet)
+    assert first.fingerprint != second.fingerprint
+    assert stores_of(first)["records"] == stores_of(second)["other"]
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "sentencepiece"])
+def test_a_tokenizer_of_a_mixture_sees_the_training_text_of_all_parts(config, tmp_path, tokenizer):
+    for name, word in (("a", "zyzzyva"), ("b", "quokka")):
+        (tmp_path / f"{name}.txt").write_text(f"{word} " * 300 + "Ω" * 20)
+    parts = {name: defaults.source(path=str(tmp_path / f"{name}.txt")) for name in "ab"}
+    settings = config(
+        path="", mixture=parts, tokenizer=tokenizer, held_out_by="tail", held_out=0.002, tokenizer_vocab=290
+    )
+    learned = prepare(settings, quiet).tokenizer
+    if tokenizer == "char":
+        assert isinstance(learned, CharTokenizer) and learned.chars == "".join(sorted(set("zyzzyva quokkaΩ")))
+    else:
+        assert all(len(learned.encode(f" {word}")) < 4 for word in ("zyzzyva", "quokka"))
+    (tmp_path / "b.txt").write_text("numbat " * 300)
+    assert prepare(settings, quiet).tokenizer.fingerprint != learned.fingerprint
+
+
+def test_a_store_of_another_tokenizer_in_the_cache_is_refused(config, folder):
+    settings = config(path=str(folder))
+    file = Path(prepare(settings, quiet).train.folder) / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_fingerprint": "another"}))
+    with pytest.raises(DataError, match="fingerprint another, not of this byte one"):
+        prepare(settings, quiet)
+
+
+def test_an_interrupted_corpus_goes_on(config, folder, monkeypatch):
+    monkeypatch.setattr(build_module, "BATCH_CHARACTERS", 3000)
+    settings, unbroken = config(path=str(folder)), config(path=str(folder), cache_dir=str(folder.parent / "other"))
+    with monkeypatch.context() as patch:
+        calls, write = [], build_module.write_file
+
+        def dying(path, journal):
+            write(path, journal)
+            calls.append(path)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+
+        patch.setattr(build_module, "write_file", dying)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(settings, quiet)
+    lines = []
+    first, second = prepare(settings, lines.append), prepare(unbroken, quiet)
+    assert any("going on after" in line for line in lines)
+    assert first.fingerprint == second.fingerprint
+    for name in first.train.manifest["digests"]:
+        assert (first.train.folder / name).read_bytes() == (second.train.folder / name).read_bytes()
 
 
 def test_a_damaged_store_is_refused_and_not_used(config, folder):

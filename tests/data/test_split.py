@@ -3,8 +3,8 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.sources import Document
-from data.split import HELD_OUT, TRAIN, is_held_out, split_by_document, split_tail, tail_start
+from data.documents import Document
+from data.split import HELD_OUT, TRAIN, is_held_out, split_by_document, split_number, split_tail, tail_start
 
 
 def documents_of(*texts):
@@ -33,6 +33,7 @@ def test_document_split_is_the_hash_that_is_documented():
     digest = hashlib.blake2b("é".encode(), digest_size=8).digest()
     fraction = int.from_bytes(digest, "big") / 2**64
     assert is_held_out("é", fraction + 1e-9) and not is_held_out("é", fraction - 1e-9)
+    assert split_number("é") == int.from_bytes(digest, "big")
 
 
 def test_tail_split_equals_nanogpt(test_data):
@@ -51,3 +52,8 @@ def test_tail_split_cuts_once_and_loses_nothing(texts, fraction):
     assert (side(TRAIN, pairs), side(HELD_OUT, pairs)) == (whole[:start], whole[start:])
     assert [of for of, _ in pairs] == sorted((of for of, _ in pairs), reverse=True)  # "train" before "held_out"
     assert all(document.text and document.text in texts[int(document.id)] for _, document in pairs)
+
+
+def test_both_parts_of_a_cut_document_keep_its_score():
+    pairs = list(split_tail([Document("a", "abcd", 0.5)], 1))
+    assert pairs == [(TRAIN, Document("a", "a", 0.5)), (HELD_OUT, Document("a", "bcd", 0.5))]

@@ -1,0 +1,249 @@
+"""From sources of text to a folder of clean documents, with the reason for each that is missing.
+
+    clean([SourceConfig("raw/*.jsonl")], "clean", CleanConfig(rules=make_rules(["unicode", "gopher_quality"], {})))
+
+FOLDER/documents/00000.jsonl.zst   {id, text, source, score?, language?, licence?}: a source for `tessera data build`
+FOLDER/dropped/00000.jsonl.zst     {id, source, reason, rule, detail, head}: every other document
+FOLDER/report.{json,md,html}       what each step did
+FOLDER/manifest.json               sources, settings, fingerprints; written last
+
+A killed run goes on where it was when the same call comes again, and puts out the same bytes.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.atomic import write_file
+from data.cleaning import duplicates, report_html, stages
+from data.cleaning.chunks import LINES
+from data.cleaning.processes import each
+from data.cleaning.report import Report, Tally, add_tally, markdown, report_of, report_values
+from data.cleaning.settings import CleanConfig, described, require_same
+from data.cleaning.stages import Job
+from data.config import SourceConfig
+from data.errors import DataError
+from data.files import find_files
+from data.sources import provenance, stamp
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is; `documents`, `bytes` and `kept` count the documents that the stage has behind it."""
+
+    stage: str  # "rules", "duplicates", "evaluation", "final", "publish"
+    documents: int
+    bytes: int
+    kept: int
+    total_documents: int | None  # of the stage, where known
+    total_bytes: int | None  # of the texts of the stage, about, where known: compressed files do not tell
+
+
+def clean(
+    sources: Sequence[SourceConfig],
+    out: str | Path,
+    settings: CleanConfig | None = None,
+    report: Callable[[Progress], object] | None = None,
+    *,
+    workers: int = 1,
+) -> Report:
+    """Cleans the documents of `sources` into the folder `out`; where that is done already, reads its report.
+
+    Args:
+        sources: in order; of duplicates, the first document in this order stays.
+        settings: None: only exact duplicates are dropped.
+        report: is told of progress, after each chunk and at each stage.
+        workers: processes; 1: none but this one. The output does not depend on it.
+
+    Raises DataError for a folder that holds something else, for sources that changed on the way, and, with the
+    source and the document, for a rule that fails.
+    """
+    tell = report or (lambda progress: None)
+    job = begin(sources, out, settings or CleanConfig())
+    if is_finished(job):
+        return read_report(job.folder)
+    with _alone(job):
+        so_far = _Counter("rules", None, _text_bytes(job.sources), tell)
+        unread = ((job, chunk) for index in range(len(job.sources)) for chunk in stages.unread_chunks(job, index))
+        so_far.add(_ruled_already(job))
+        for tally in each(stages.apply_rules, unread, workers):
+            so_far.add(tally)
+        so_far.stage("duplicates")
+        stages.find_duplicates(job)
+        so_far.stage("evaluation")
+        stages.read_evaluation_sets(job)
+        so_far = _Counter("final", so_far.tally.documents_in, None, tell)
+        left = [index for index, chunk in enumerate(job.chunks) if not job.final(chunk).exists()]
+        done = (index for index, chunk in enumerate(job.chunks) if job.final(chunk).exists())
+        so_far.add(_sum((stages.read_tally(job.final(job.chunks[index])) for index in done), 0))
+        for tally in each(stages.finish_chunk, ((job, index) for index in left), workers):
+            so_far.add(tally)
+        so_far.stage("publish")
+        return publish(job, so_far.stage)
+
+
+def begin(sources: Sequence[SourceConfig], out: str | Path, settings: CleanConfig) -> Job:
+    """The folder of a cleaning, new or begun. Raises DataError where it holds another one, or other things."""
+    if not sources:
+        raise DataError("no source is given: there is nothing to clean")
+    if settings.near_duplicates:
+        duplicates.check_installed()
+    job = Job(tuple(sources), Path(out).expanduser().absolute(), settings)
+    for source in job.sources:
+        read = Path(source.path).expanduser().absolute()
+        if read.is_dir() and job.folder.is_relative_to(read):
+            raise DataError(f"{job.folder} is inside {read}, which is read: use a folder beside it")
+    asked = described(job.sources, settings)
+    # A source that changes on the way would give output that no one call explains.
+    asked["state_of_sources"] = [stamp(source) for source in (*job.sources, *settings.decontaminate)]
+    asked["format_version"] = FORMAT_VERSION
+    asked = json.loads(json.dumps(asked))
+    if is_finished(job):
+        require_same(asked, json.loads((job.folder / MANIFEST).read_bytes())["settings"], str(job.folder))
+        shutil.rmtree(job.work, ignore_errors=True)
+        return job
+    begun = job.work / "settings.json"
+    if begun.exists():
+        require_same(asked, json.loads(begun.read_bytes()), str(job.folder))
+        return job
+    if job.folder.is_dir() and [entry for entry in job.folder.iterdir() if entry != job.work]:
+        raise DataError(f"{job.folder} is not empty and holds no cleaning: use a new folder")
+    (job.work / "rules").mkdir(parents=True, exist_ok=True)
+    (job.work / "final").mkdir(exist_ok=True)
+    write_file(begun, json.dumps(asked, indent=1).encode())
+    return job
+
+
+def is_finished(job: Job) -> bool:
+    return (job.folder / MANIFEST).exists()
+
+
+def read_report(folder: str | Path) -> Report:
+    """The report of a finished cleaning."""
+    path = Path(folder) / "report.json"
+    if not path.exists():
+        raise DataError(f"{path.parent} holds no finished cleaning: there is no {path.name}")
+    return report_of(json.loads(path.read_bytes()))
+
+
+def publish(job: Job, tell: Callable[[str], object]) -> Report:
+    """Last stage: gives the finished chunks their names, writes the report, then the manifest, and tidies up."""
+    report = _report(job)
+    (job.work / "report.json").write_bytes(_json(report_values(report)))
+    (job.work / "report.md").write_bytes(_utf8(markdown(report)))
+    (job.work / "report.html").write_bytes(_utf8(report_html.page(report)))
+    files = _move_output(job, tell)
+    for name in ("report.json", "report.md", "report.html"):
+        os.replace(job.work / name, job.folder / name)
+    read = [json.loads(job.source_file(index).read_bytes()) for index in range(len(job.sources))]
+    kept = {name: getattr(report.total, name) for name in ("documents_in", "documents_out", "bytes_in", "bytes_out")}
+    read = [provenance(source) | {"fingerprint": s["fingerprint"]} for source, s in zip(job.sources, read, strict=True)]
+    settings = json.loads((job.work / "settings.json").read_bytes())
+    (job.work / MANIFEST).write_bytes(_json({"sources": read, **kept, "files": files, "settings": settings}))
+    os.replace(job.work / MANIFEST, job.folder / MANIFEST)
+    shutil.rmtree(job.work, ignore_errors=True)
+    return report
+
+
+def _report(job: Job) -> Report:
+    examples, parts = job.settings.examples, [(chunk, stages.read_tally(job.final(chunk))) for chunk in job.chunks]
+    by_source: dict[str, Tally] = {source.path: Tally() for source in job.sources}
+    for chunk, tally in parts:
+        path = job.sources[stages.Chunk.source_of(chunk)].path
+        by_source[path] = _sum([by_source[path], dataclasses.replace(tally, steps=[])], 0)
+    total = _sum((tally for _, tally in parts), examples)
+    for step in total.steps:
+        if step.documents_in != step.documents_out + step.dropped:
+            raise RuntimeError(f"{step.name} lost documents: {step.documents_in} in, {step.documents_out} out")
+    if total.documents_in != total.documents_out + total.dropped:
+        raise RuntimeError(f"documents were lost: {total.documents_in} in, {total.documents_out} out")
+    return Report(total, by_source, stages.evaluation_sets(job), described(job.sources, job.settings))
+
+
+def _move_output(job: Job, tell: Callable[[str], object]) -> list[dict[str, Any]]:
+    """Numbers the files of the chunks that have some. Where a run was killed in here, some lie in place already."""
+    files = []
+    for kind in ("documents", "dropped"):
+        (job.folder / kind).mkdir(exist_ok=True)
+        there = [stages.read_tally(job.final(chunk)) for chunk in job.chunks]
+        counts = [t.documents_out if kind == "documents" else t.documents_in - t.documents_out for t in there]
+        filled = [(chunk, count) for chunk, count in zip(job.chunks, counts, strict=True) if count]
+        for number, (chunk, count) in enumerate(filled):
+            target, made = job.folder / kind / f"{number:05d}{LINES}", job.final(chunk) / f"{kind}{LINES}"
+            if made.exists():
+                os.replace(made, target)
+            digest = hashlib.blake2b(target.read_bytes(), digest_size=16).hexdigest()
+            files.append({"path": f"{kind}/{target.name}", "documents": count, "blake2b": digest})
+            tell("publish")
+    return files
+
+
+def _text_bytes(sources: Sequence[SourceConfig]) -> int | None:
+    try:
+        files = [file for source in sources for file in find_files(source.path, known=())]
+    except DataError:  # no local files
+        return None
+    if any(file.size is None or file.id.endswith((".gz", ".zst", ".parquet")) for file in files):
+        return None
+    return sum(file.size or 0 for file in files)
+
+
+@contextlib.contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """Holds the folder's lock, which the system gives back when the process dies."""
+    import fcntl
+
+    with open(job.work / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"another process is cleaning into {job.folder}: wait for it, or use a new folder"
+            ) from error
+        yield
+
+
+class _Counter:
+    """Adds up the chunks of a stage, and tells of it."""
+
+    def __init__(self, stage: str, documents: int | None, size: int | None, tell: Callable[[Progress], object]):
+        self.tally = Tally()
+        self._stage, self._documents, self._bytes, self._tell = stage, documents, size, tell
+
+    def add(self, tally: Tally) -> None:
+        self.tally = _sum([self.tally, dataclasses.replace(tally, steps=[])], 0)
+        self.stage(self._stage)
+
+    def stage(self, name: str) -> None:
+        t = self.tally
+        self._tell(Progress(name, t.documents_in, t.bytes_in, t.documents_out, self._documents, self._bytes))
+
+
+def _ruled_already(job: Job) -> Tally:
+    done = sorted(path for path in (job.work / "rules").iterdir() if path.is_dir() and not path.name.startswith("."))
+    return _sum((stages.read_tally(path) for path in done), 0)
+
+
+def _sum(tallies: Any, examples: int) -> Tally:
+    total = Tally()
+    for tally in tallies:
+        add_tally(total, tally, examples)
+    return total
+
+
+def _json(value: Any) -> bytes:
+    return _utf8(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")  # names of files may hold bytes that are not UTF-8

@@ -46,7 +46,7 @@ def span_corruption_lengths(inputs_length: int, noise_density: float, mean_span:
 
 @dataclass(frozen=True)
 class SpanCorruption:
-    """The pretraining of T5 (Raffel et al. 2020, section 3.1.4): block (N,) -> the features of `Seq2Seq`.
+    """The pretraining of T5 (Raffel et al. 2020, section 3.1.4): piece (N,) -> the features of `Seq2Seq`.
 
     Random spans of the block are each replaced by one sentinel in the source; the targets are each sentinel followed
     by what it stands for. Both end with eos. Noise tokens and spans are as many as the density and the mean span say,
@@ -76,10 +76,12 @@ class SpanCorruption:
     def features(self) -> Features:
         return self._pair.features
 
-    def __call__(self, block_ids: np.ndarray, rng: np.random.Generator) -> Example:
-        ids = np.asarray(block_ids, np.int32)
-        if not ids.size:
-            return self._pair(ids, ids)
+    def sizes(self, num_tokens: int) -> dict[str, int]:
+        noise, spans = _num_noise(num_tokens, self.noise_density, self.mean_span)
+        return {"source": num_tokens - noise + spans + 1, "inputs": noise + spans + 1}
+
+    def __call__(self, piece_ids: np.ndarray, rng: np.random.Generator) -> Example:
+        ids = np.asarray(piece_ids, np.int32)
         source, targets = _corrupt(ids, self.noise_density, self.mean_span, self.sentinel_ids, rng)
         return self._pair(np.append(source, self.eos_id), np.append(targets, self.eos_id))
 
@@ -91,11 +93,11 @@ class SpanCorruption:
 
 @dataclass(frozen=True)
 class UL2:
-    """The mixture of denoisers of UL2 (Tay et al. 2022, section 3.1): block (N,) -> the features of `Seq2Seq`.
+    """The mixture of denoisers of UL2 (Tay et al. 2022, section 3.1): piece (N,) -> the features of `Seq2Seq`.
 
-    Each block gets one of UL2_DENOISERS, all equally likely. R (regular) and X (extreme) corrupt spans as
-    `SpanCorruption` does. S (sequential) shows the beginning of the block and asks for the rest, without sentinels; the
-    rest has a random length, uniform around a quarter of the block. With mode_ids, the source begins with the id of
+    Each piece gets one of UL2_DENOISERS, all equally likely. R (regular) and X (extreme) corrupt spans as
+    `SpanCorruption` does. S (sequential) shows the beginning of the piece and asks for the rest, without sentinels; the
+    rest has a random length, uniform around a quarter of the piece. With mode_ids, the source begins with the id of
     r, s or x.
 
     All have the same shapes: the stride is the longest block that every R and X denoiser can fit into the source, the
@@ -125,10 +127,16 @@ class UL2:
     def features(self) -> Features:
         return self._pair.features
 
-    def __call__(self, block_ids: np.ndarray, rng: np.random.Generator) -> Example:
-        ids = np.asarray(block_ids, np.int32)
-        if not ids.size:
-            return self._pair(ids, ids)
+    def sizes(self, num_tokens: int) -> dict[str, int]:
+        """The most that any denoiser takes."""
+        low, high = self._suffix_range(num_tokens)
+        counts = [_num_noise(num_tokens, density, span) for _, density, span in UL2_DENOISERS if span]
+        source = max(num_tokens - low, *(num_tokens - noise + spans for noise, spans in counts))
+        targets = max(high, *(noise + spans for noise, spans in counts))
+        return {"source": source + 1 + (self.mode_ids is not None), "inputs": targets + 1}
+
+    def __call__(self, piece_ids: np.ndarray, rng: np.random.Generator) -> Example:
+        ids = np.asarray(piece_ids, np.int32)
         mode, density, mean_span = UL2_DENOISERS[rng.integers(len(UL2_DENOISERS))]
         if mode == "s":
             low, high = self._suffix_range(len(ids))
@@ -141,9 +149,7 @@ class UL2:
 
     @cached_property
     def _pair(self) -> Seq2Seq:
-        counts = [_num_noise(self.stride, density, span) for mode, density, span in UL2_DENOISERS if span]
-        longest = max(self._suffix_range(self.stride)[1], *(noise + spans for noise, spans in counts))
-        return Seq2Seq(self.length, longest + 1, self.pad_id, self.decoder_start_id)
+        return Seq2Seq(self.length, self.sizes(self.stride)["inputs"], self.pad_id, self.decoder_start_id)
 
     def _suffix_range(self, num_tokens: int) -> tuple[int, int]:
         """Fewest and most tokens that S asks for: around a quarter, and what it shows must fit into the source."""

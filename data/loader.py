@@ -1,14 +1,14 @@
 """Batches as a function of (seed, step), whatever the number of processes; held-out batches that count every token."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
+from absl import flags
 
 from data.errors import DataError
-from data.examples import Objective
-from data.store import TokenStore
+from data.mixture import Mixture
+from data.order import Order, hashed
+from data.rows import PlainRows, Rows
 
 Batch = dict[str, np.ndarray]
 
@@ -16,32 +16,38 @@ _ENDLESS = 2**62  # steps; an iterator of Grain has a length
 
 
 class BatchLoader:
-    """Shuffled batches of a store, for one process of a run.
+    """Shuffled batches of rows, or of a mixture of them, for one process of a run.
 
-    The corpus is cut into `blocks_per_epoch` blocks, `objective.stride` tokens apart: each token is read once an epoch,
-    but for up to stride-1 at the end. Example i of the run is block i of an endless sequence of permutations, one an
-    epoch, drawn by `seed`; what the objective draws for it is a function of `seed` and i. Row r of the global batch of
-    `step` is example step * global_batch + r. Process p of P holds rows p*B/P to (p+1)*B/P. Nothing is remembered
-    between calls.
+    Example i of the run is row i of an endless sequence of permutations, one an epoch, drawn by `seed`; in a mixture, i
+    tells the part and the place in that part's own sequence. What the objective draws for it is a function of `seed`
+    and i. Row r of the global batch of `step` is example step * global_batch + r. Process p of P holds rows p*B/P to
+    (p+1)*B/P. Nothing is remembered between calls.
 
     Raises DataError for a global_batch that the processes cannot share evenly or that an epoch cannot fill.
     """
 
     def __init__(
         self,
-        store: TokenStore,
+        rows: Rows | Mixture,
         *,
         global_batch: int,
         seed: int,
-        objective: Objective,
+        curriculum: str = "",
         process_index: int = 0,
         process_count: int = 1,
         prefetch: int = 2,
+        workers: int = 0,
     ):
-        """`global_batch`: rows of all processes; `prefetch`: batches `iterate` keeps ready."""
+        """Args:
+        global_batch: rows of all processes.
+        curriculum: "", "length" or "score": what the first epoch is sorted by, see `data.order.Order`.
+        prefetch: batches that `iterate` keeps ready, each worker for itself.
+        workers: processes in which `iterate` prepares batches; 0: a thread of this one.
+        """
         _require_positive(global_batch=global_batch, process_count=process_count)
-        if prefetch < 0:
-            raise DataError(f"prefetch {prefetch} is negative: use 0 for none")
+        for name, value in (("prefetch", prefetch), ("workers", workers)):
+            if value < 0:
+                raise DataError(f"{name} {value} is negative: use 0 for none")
         if not 0 <= process_index < process_count:
             raise DataError(f"process_index {process_index} is not one of {process_count} processes (0 is the first)")
         if global_batch % process_count:
@@ -49,73 +55,103 @@ class BatchLoader:
                 f"global_batch {global_batch} is not divisible by {process_count} processes: "
                 f"use {_nearest_multiples(global_batch, process_count)}"
             )
-        self.blocks_per_epoch = _check_enough(store, objective, global_batch)
-        self._tokens = np.asarray(store.tokens)  # a plain view: slicing a memmap costs microseconds more
+        self._mixture = rows if isinstance(rows, Mixture) else None
+        if isinstance(rows, Mixture):
+            rows.check_batch(global_batch, seed)
+            parts = dict(rows.parts)
+        else:
+            _check_enough(rows, global_batch)
+            parts = {"": rows}
+        self._parts = list(parts.values())
+        self._orders = [Order(part, seed, name, curriculum) for name, part in parts.items()]
         self._global_batch = global_batch
         self._rows = global_batch // process_count
         self._first_row = process_index * self._rows
-        self._objective = objective
-        self._prefetch = prefetch
-        self._order = _block_order(self.blocks_per_epoch, seed)
-        self._key = _hashed(f"objective {seed}", 16)
+        self._prefetch, self._workers = prefetch, workers
+        self._key = hashed(f"objective {seed}", 16)
 
     def batch(self, step: int) -> Batch:
         """This process's rows of the global batch of `step` (0, 1, ...): each array of the objective, rows first."""
         if step < 0:
             raise DataError(f"step {step} is negative: the first batch is that of step 0")
         first = step * self._global_batch + self._first_row
-        indices = range(first, first + self._rows)
-        blocks = [int(self._order[index]) for index in indices]
-        return _batch(self._tokens, blocks, indices, self._key, self._objective)
+        indices_B = np.arange(first, first + self._rows)
+        if self._mixture is None:
+            return self._read(0, indices_B, indices_B)
+        part_B, number_B = self._mixture.locate(indices_B)
+        batch = _empty(self._parts[0], self._rows)
+        for part in np.unique(part_B).tolist():
+            at = np.flatnonzero(part_B == part)
+            for name, values in self._read(part, number_B[at], indices_B[at]).items():
+                batch[name][at] = values
+        return batch
 
     def iterate(self, start_step: int) -> Iterator[Batch]:
-        """batch(start_step), batch(start_step + 1), ... without end, prepared ahead in a thread of Grain."""
+        """batch(start_step), batch(start_step + 1), ... without end, prepared ahead in a thread, or in `workers`."""
         import grain  # a second of import, which `data.loader` alone should not cost
 
         if start_step < 0:
             raise DataError(f"step {start_step} is negative: the first batch is that of step 0")
+        batches = grain.MapDataset.range(start_step, _ENDLESS).map(self.batch)
         # One thread: the work is short and mostly under Python's lock, more of them only fight for it.
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
-        steps = grain.MapDataset.range(start_step, _ENDLESS)
-        return iter(steps.map(self.batch).to_iter_dataset(options))
+        if not self._workers:
+            return iter(batches.to_iter_dataset(options))
+        if not flags.FLAGS.is_parsed():  # Grain asks for its own when it starts a process
+            flags.FLAGS.mark_as_parsed()
+        ahead = max(self._prefetch, 1)
+        processes = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=ahead)
+        return iter(batches.to_iter_dataset(options).mp_prefetch(processes))
 
-    def epoch(self, step: int) -> float:
-        """Epochs of data that the batches before `step` hold."""
-        return step * self._global_batch / self.blocks_per_epoch
+    def epochs(self, step: int) -> dict[str, float]:
+        """Epochs of each part (of "", where there is one) that the batches before `step` hold."""
+        if self._mixture is None:
+            return {"": step * self._global_batch / len(self._parts[0])}
+        return self._mixture.epochs(step)
+
+    def _read(self, part: int, number_N: np.ndarray, index_N: np.ndarray) -> Batch:
+        """Examples `number_N` of a part; `index_N`, those in the run, decide what is drawn for them."""
+        rows_N = self._orders[part](number_N)
+        return _examples(self._parts[part], rows_N, index_N, self._key)
 
 
-def held_out_batches(
-    store: TokenStore, *, batch_size: int, max_sequences: int, objective: Objective
-) -> Iterator[Batch]:
-    """Blocks of a store in batches of one shape, for an evaluation: always the same ones, whatever the batch size.
+def held_out_batches(rows: Rows, *, batch_size: int, max_sequences: int) -> Iterator[Batch]:
+    """Rows in batches of one shape, for an evaluation: always the same ones, whatever the batch size.
 
-    `max_sequences`: so many blocks, evenly spaced over the store; 0, or more than there are: all. Every token of those
-    blocks is shown to the objective exactly once, which draws the same for it every time; a last block or batch that
-    is not full is padded by targets of weight 0. Raises DataError for a store with nothing to predict.
+    `max_sequences`: so many rows, evenly spaced; 0, or more than there are: all. The objective draws the same for a row
+    every time; a last batch that is not full is padded by rows of zeros, with weight 0.
     """
     _require_positive(batch_size=batch_size)
     if max_sequences < 0:
         raise DataError(f"max_sequences {max_sequences} is negative: use 0 for all")
-    read = store.num_tokens - objective.overlap
-    if read < 1:
-        needed = 1 + objective.overlap
-        raise DataError(f"{store.folder} holds {store.num_tokens} token(s): the first prediction needs {needed}")
-    num_blocks = -(-read // objective.stride)
-    count = min(num_blocks, max_sequences or num_blocks)
-    blocks = [*np.linspace(0, num_blocks - 1, count).astype(int).tolist(), *[num_blocks] * (-count % batch_size)]
-    batches = [blocks[first : first + batch_size] for first in range(0, len(blocks), batch_size)]
-    return (_batch(store.tokens, batch, batch, _hashed("held out", 16), objective) for batch in batches)
+    count = min(len(rows), max_sequences or len(rows))
+    chosen = np.linspace(0, len(rows) - 1, count).astype(np.int64)
+    key = hashed("held out", 16)
+
+    def batches() -> Iterator[Batch]:
+        for first in range(0, count, batch_size):
+            rows_N = chosen[first : first + batch_size]
+            batch = _empty(rows, batch_size)
+            for name, values in _examples(rows, rows_N, rows_N, key).items():
+                batch[name][: len(rows_N)] = values
+            yield batch
+
+    return batches()
 
 
-def _batch(tokens: np.ndarray, blocks: Sequence[int], indices: Sequence[int], key: int, objective: Objective) -> Batch:
-    """The examples of `blocks`, rows first; `indices` are what, with the key, decides the random numbers of each."""
-    batch = {name: np.empty((len(blocks), *shape), kind) for name, (shape, kind) in objective.features.items()}
-    stride, length = objective.stride, objective.stride + objective.overlap
-    for row, (block, rng) in enumerate(zip(blocks, _generators(key, indices), strict=True)):
-        example = objective(tokens[block * stride : block * stride + length], rng)
-        for name, rows in batch.items():
-            rows[row] = example[name]
+def _examples(rows: Rows, rows_N: np.ndarray, index_N: np.ndarray, key: int) -> Batch:
+    """The examples of `rows_N`, rows first; `index_N` are what, with the key, decides the random numbers of each."""
+    if isinstance(rows, PlainRows):
+        return rows.examples(rows_N)
+    batch = _empty(rows, len(rows_N))
+    for place, (row, rng) in enumerate(zip(rows_N.tolist(), _generators(key, index_N.tolist()), strict=True)):
+        for name, values in rows.example(row, rng).items():
+            batch[name][place] = values
     return batch
+
+
+def _empty(rows: Rows, count: int) -> Batch:
+    return {name: np.zeros((count, *shape), dtype) for name, (shape, dtype) in rows.features.items()}
 
 
 def _generators(key: int, indices: Sequence[int]) -> Iterator[np.random.Generator]:
@@ -131,31 +167,15 @@ def _generators(key: int, indices: Sequence[int]) -> Iterator[np.random.Generato
         yield generator
 
 
-def _block_order(num_blocks: int, seed: int) -> Any:
-    """Example index -> block index: a permutation an epoch, by Grain's shuffle, which looks up any index at once.
-
-    Grain shuffles epoch e with seed + e: epoch 1 of seed 5 would be epoch 0 of seed 6. Hashed seeds lie far apart.
-    """
-    import grain
-
-    return grain.MapDataset.range(num_blocks).shuffle(seed=_hashed(f"block order {seed}", 4)).repeat()
-
-
-def _hashed(text: str, num_bytes: int) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=num_bytes).digest(), "big")
-
-
-def _check_enough(store: TokenStore, objective: Objective, global_batch: int) -> int:
-    """Blocks in an epoch. Raises DataError if they are fewer than a batch, with what would fit."""
-    read = max(store.num_tokens - objective.overlap, 0)
-    num_blocks = read // objective.stride
-    if num_blocks >= global_batch:
-        return num_blocks
-    ways = [f"global_batch {num_blocks} or less"] * (num_blocks > 0)
-    ways += [f"blocks of {read // global_batch} or less (a shorter max_length)"] * (read >= global_batch)
+def _check_enough(rows: Rows, global_batch: int) -> None:
+    """Raises DataError if an epoch has fewer rows than a batch, with what would fit."""
+    if (found := len(rows)) >= global_batch:
+        return
+    length = rows.features["inputs"][0][0]
+    shorter = (found - 1) * length // global_batch
+    ways = [f"global_batch {found} or less", *[f"a max_length of about {shorter}"] * (shorter > 0), "more text"]
     raise DataError(
-        f"{store.folder} holds {store.num_tokens} tokens, {num_blocks} block(s) of {objective.stride}, fewer than "
-        f"global_batch {global_batch}: use {', or '.join([*ways, 'more text'])}"
+        f"an epoch has {found} row(s) of {length}, fewer than global_batch {global_batch}: use {', or '.join(ways)}"
     )
 
 

@@ -6,24 +6,24 @@ from functools import cached_property
 import numpy as np
 
 from data.errors import DataError
-from data.examples import Example, Features, padded
+from data.examples import Example, Features
 from data.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True, eq=False)
 class MaskedLM:
-    """The masking of BERT (Devlin et al. 2019, section 3.1 and appendix A.1), drawn anew whenever a block is read.
+    """The masking of BERT (Devlin et al. 2019, section 3.1 and appendix A.1), drawn anew whenever a piece is read.
 
-    block (N,) -> `inputs`, `targets`, `weights`, `segments`, each (length,): the block between cls_id and sep_id, if
-    there are such ids. Of its ordinary tokens, round(rate * their number) are chosen, 1 or more: they have weight 1,
-    and 80 % of them become mask_id in the inputs, 10 % a random ordinary token, 10 % stay. Targets are the tokens
-    that were there. Special ids, also those inside the block, are never chosen and never drawn.
+    piece (N,) -> `inputs`, `targets`, `weights`, each (N + 2,): the piece between cls_id and sep_id, if there are such
+    ids. Of its ordinary tokens, round(rate * their number) are chosen, 1 or more: they have weight 1, and 80 % of them
+    become mask_id in the inputs, 10 % a random ordinary token, 10 % stay. Targets are the tokens that were there.
+    Special ids, also those inside the piece, are never chosen and never drawn.
 
     With starts_word_V, whole words are chosen, in random order, as long as they fit into that number: it may then
     be missed by less than a word. Where no word fits, one is chosen nevertheless.
     """
 
-    length: int  # tokens of an example, with those around the block
+    length: int  # of a row, with the ids around the text
     pad_id: int
     mask_id: int
     ordinary_V: np.ndarray  # bool: ids that are text
@@ -53,8 +53,11 @@ class MaskedLM:
             "weights": ((self.length,), np.float32)
         }
 
-    def __call__(self, block_ids: np.ndarray, rng: np.random.Generator) -> Example:
-        targets = self._wrapped(block_ids)
+    def sizes(self, num_tokens: int) -> dict[str, int]:
+        return {"inputs": num_tokens + self.length - self.stride}
+
+    def __call__(self, piece_ids: np.ndarray, rng: np.random.Generator) -> Example:
+        targets = self._wrapped(piece_ids)
         inputs, weights = targets.copy(), np.zeros(len(targets), np.float32)
         chosen = self._choose(targets, rng)
         fate = rng.random(len(chosen))
@@ -62,22 +65,15 @@ class MaskedLM:
         inputs[chosen[fate < 0.8]] = self.mask_id
         inputs[replaced] = rng.choice(self._ordinary_ids, len(replaced))
         weights[chosen] = 1
-        return {
-            "inputs": padded(inputs, self.length, self.pad_id),
-            "targets": padded(targets, self.length, self.pad_id),
-            "weights": padded(weights, self.length, 0, np.float32),
-            "segments": padded(np.ones(len(targets)), self.length, 0),
-        }
+        return {"inputs": inputs, "targets": targets, "weights": weights}
 
     @cached_property
     def _ordinary_ids(self) -> np.ndarray:
         return np.flatnonzero(self.ordinary_V)
 
-    def _wrapped(self, block_ids: np.ndarray) -> np.ndarray:
-        if not len(block_ids):
-            return np.zeros(0, np.int32)  # padding alone
+    def _wrapped(self, piece_ids: np.ndarray) -> np.ndarray:
         first, last = ([] if id is None else [id] for id in (self.cls_id, self.sep_id))
-        return np.concatenate([first, block_ids, last]).astype(np.int32)
+        return np.concatenate([first, piece_ids, last]).astype(np.int32)
 
     def _choose(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Positions of the chosen tokens."""

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.errors import DataError
-from data.examples import Example, Features, padded
+from data.examples import Example, Features
 
 Ids = Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True)
 class Seq2Seq:
-    """A pair of texts -> `source`, `source_segments` (source_length,), `inputs`, `targets`, `weights` (target_length,).
+    """A pair of texts, of S and T ids -> `source` (S,) and `inputs`, `targets`, `weights`, each (T,).
 
     The inputs are the targets one place later, behind decoder_start_id (Sutskever et al. 2014; teacher forcing). Ids
-    come with the end that the tokenizer puts to them, and a text that is cut keeps it: its last id. The decoder needs
-    no segments: it is causal and its padding comes last.
+    come with the end that the tokenizer puts to them, and a text that is cut keeps it: its last id. Beside a single
+    pair, the decoder needs no segments: it is causal and its padding comes last.
     """
 
-    source_length: int
+    source_length: int  # of a row
     target_length: int
     pad_id: int
     decoder_start_id: int
@@ -46,15 +46,12 @@ class Seq2Seq:
         """Raises DataError where an end is too long and `truncate` is False."""
         source = self._fitted("source", source_ids, self.source_length)
         targets = self._fitted("target", target_ids, self.target_length)
-        inputs = padded(targets[:-1], self.target_length, self.pad_id)
-        inputs[1:] = inputs[:-1].copy()
-        inputs[0] = self.decoder_start_id if len(targets) else self.pad_id
+        start = [self.decoder_start_id] if len(targets) else []
         return {
-            "source": padded(source, self.source_length, self.pad_id),
-            "source_segments": padded(np.ones(len(source)), self.source_length, 0),
-            "inputs": inputs,
-            "targets": padded(targets, self.target_length, self.pad_id),
-            "weights": padded(np.ones(len(targets)), self.target_length, 0, np.float32),
+            "source": source,
+            "inputs": np.concatenate([start, targets[:-1]]).astype(np.int32),
+            "targets": targets,
+            "weights": np.ones(len(targets), np.float32),
         }
 
     def num_too_long(self, pairs: Iterable[tuple[Ids, Ids]]) -> int:

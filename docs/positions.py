@@ -16,6 +16,7 @@ from configs import gpt_demo
 from data.corpus import prepare
 from data.loader import held_out_batches
 from data.objectives import make_objective
+from data.rows import store_rows
 from evaluation.held_out import make_evaluator
 from launch import train
 from launch.experiment import read
@@ -50,15 +51,11 @@ def score(config: Any, length: int) -> float:
     """Bits per byte of the held-out text in windows of `length` tokens."""
     experiment, lm = read(config), load(config.run.dir, max_length=length)
     corpus = prepare(experiment.data, report=lambda _: None)
-    batches = held_out_batches(
-        corpus.held_out,
-        batch_size=8,
-        max_sequences=0,  # all of the text, whatever the length
-        objective=make_objective(experiment.objective, max_length=length, tokenizer=corpus.tokenizer),
-    )
+    objective = make_objective(experiment.objective, max_length=length, tokenizer=corpus.tokenizer)
+    batches = held_out_batches(store_rows(corpus.held_out, objective), batch_size=8, max_sequences=0)
     with jax.set_mesh(lm.mesh):
         loss = language_model_loss(lm.network)
-        evaluate = make_evaluator(loss, list(batches), lambda batch: dict(batch), corpus.tokenizer.token_bytes_V)
+        evaluate = make_evaluator(loss, {"": list(batches)}, lambda batch: dict(batch), corpus.tokenizer.token_bytes_V)
         return evaluate(lm.params)["eval/bits_per_byte"]
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data.corpus import prepare
-from data.loader import held_out_batches
 from data.objectives import make_objective
 from evaluation.held_out import make_evaluator
 from evaluation.language_model import LanguageModel
@@ -62,18 +61,15 @@ def check(experiment: Experiment) -> None:
     """Raises ValueError for what an n-gram model cannot be asked."""
     if experiment.objective.name != "causal_lm":
         raise ValueError(f"objective.name is {experiment.objective.name!r}: an n-gram model has causal_lm")
+    if experiment.data.mixture or experiment.data.packing != "chunk":
+        raise ValueError("an n-gram model counts one text as it is: use data.path, not data.mixture, and packing chunk")
 
 
 def held_out_scores(experiment: Experiment, model: Any, table: Mapping[str, Any], corpus: Any) -> dict[str, float]:
     """Scores of a table of `model.ngram_order` or more, on the held-out text."""
     objective = make_objective(experiment.objective, max_length=model.max_length, tokenizer=corpus.tokenizer)
-    batches = held_out_batches(
-        corpus.held_out,
-        batch_size=experiment.train.global_batch,
-        max_sequences=experiment.train.eval_sequences,
-        objective=objective,
-    )
+    batches = scores.held_out(experiment, objective, corpus)
     loss = ngram_loss(model.ngram_order)
-    evaluate = make_evaluator(loss, list(batches), lambda batch: dict(batch), corpus.tokenizer.token_bytes_V)
+    evaluate = make_evaluator(loss, batches, lambda batch: dict(batch), corpus.tokenizer.token_bytes_V)
     with jax.set_mesh(single_device_mesh()):
         return evaluate(table)

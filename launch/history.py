@@ -14,8 +14,9 @@ from data.corpus import Corpus, prepare
 from data.loader import BatchLoader
 from launch import train
 from launch.count import held_out_scores
-from launch.experiment import read
+from launch.experiment import Experiment, read
 from launch.program import Program, assemble
+from launch.rows import train_rows
 from launch.scores import placer
 from model.ngram_table import count_ngrams
 from model.parameters import named_leaves
@@ -94,7 +95,7 @@ def _train(config: Any, name: str, seconds: float, folder: Path, console: Consol
     experiment = read(config)
     corpus = prepare(experiment.data, report=lambda _: None)
     program = assemble(experiment, corpus.tokenizer)
-    config.train.steps = _steps(program, corpus, experiment.seed, seconds, folder / f"{name}.steps.json", console)
+    config.train.steps = _steps(experiment, program, corpus, seconds, folder / f"{name}.steps.json", console)
     config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, max(config.train.steps // 10, 1))
     config.train.update(eval_every=0, log_every=max(config.train.steps // 40, 1))
     console.say(f"\n{name}: {config.train.steps} steps")
@@ -112,7 +113,9 @@ def _train(config: Any, name: str, seconds: float, folder: Path, console: Consol
     }
 
 
-def _steps(program: Program, corpus: Corpus, seed: int, seconds: float, kept: Path, console: Console) -> int:
+def _steps(
+    experiment: Experiment, program: Program, corpus: Corpus, seconds: float, kept: Path, console: Console
+) -> int:
     """How many steps take so long: from the file of an earlier start of the same network, or timed."""
     asked = {"seconds_asked": seconds, "model": dataclasses.asdict(program.config), "batch": program.global_batch}
     if kept.is_file():
@@ -121,8 +124,9 @@ def _steps(program: Program, corpus: Corpus, seed: int, seconds: float, kept: Pa
             return found["steps"]
     with jax.set_mesh(program.mesh):
         compiled, _ = program.compile()
-        loader = BatchLoader(corpus.train, global_batch=program.global_batch, seed=seed, objective=program.objective)
-        state, place = program.init(seed), placer(program)
+        rows = train_rows(experiment, program.objective, corpus)
+        loader = BatchLoader(rows, global_batch=program.global_batch, seed=experiment.seed)
+        state, place = program.init(experiment.seed), placer(program)
         began = time.perf_counter()
         for step in range(TIMED + 2):
             if step == 2:  # the first ones touch the memory

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data.examples import Objective
-from data.objectives import make_objective, special_names
-from data.special_tokens import WithSpecials
+from data.examples import Features, Objective
+from data.rows import row_features
 from data.tokenizers import Tokenizer
 from launch.experiment import Experiment
+from launch.rows import objective_of
 from model import parameters
 from model.build import build
 from model.config import RECURRENT, ModelConfig
@@ -43,6 +43,7 @@ class Program:
     config: ModelConfig  # resolved
     tokenizer: Tokenizer  # with the special ids of the objective
     objective: Objective
+    features: Features  # of a row
     model: nn.Module
     weights: parameters.Params  # declared `Weight`s
     loss_fn: LossFn
@@ -55,7 +56,7 @@ class Program:
     def compile(self) -> tuple[Any, float]:
         """The training step for these very shapes and shardings, its state donated; and the seconds it took."""
         placed, rows = self.batch_sharding, self.global_batch
-        features = self.objective.features.items()
+        features = self.features.items()
         batch = {name: jax.ShapeDtypeStruct((rows, *shape), kind, sharding=placed) for name, (shape, kind) in features}
         shardings = jax.tree.map(lambda x: x.sharding, self.target)
         # Without out_shardings the compiler may replicate what it returns.
@@ -109,10 +110,9 @@ def assemble(experiment: Experiment, tokenizer: Tokenizer) -> Program:
 
 def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Program:
     rules, t, o = experiment.rules, experiment.train, experiment.objective
-    if names := special_names(o):
-        tokenizer = WithSpecials(tokenizer, names)
-    objective = make_objective(o, max_length=experiment.model.max_length, tokenizer=tokenizer)
-    for shape, _ in objective.features.values():
+    tokenizer, objective = objective_of(experiment, tokenizer)
+    features = row_features(objective, experiment.data.packing)
+    for shape, _ in features.values():
         check_length(mesh, rules, shape[0])
     config = _completed(experiment.model, tokenizer, o.name)
     model = build(config, rules)
@@ -136,6 +136,7 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
         config=config,
         tokenizer=tokenizer,
         objective=objective,
+        features=features,
         model=model,
         weights=weights,
         loss_fn=loss_fn,

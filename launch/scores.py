@@ -8,11 +8,13 @@ from typing import Any
 import jax
 
 from data.corpus import Corpus
-from data.loader import held_out_batches
+from data.examples import Objective
+from data.loader import Batch, held_out_batches
 from evaluation.ask import AnyModel, ask
 from evaluation.held_out import make_evaluator
 from launch.experiment import Experiment
 from launch.program import Program
+from launch.rows import held_out_rows
 from studies.plot import plot_runs
 from train.console import Console, duration
 from train.mesh import place_batch
@@ -29,14 +31,23 @@ def placer(program: Program) -> Callable[[Any], dict[str, jax.Array]]:
 
 def evaluator(experiment: Experiment, program: Program, corpus: Corpus) -> Callable[[Any], dict[str, float]]:
     """`evaluate(params)` on the held-out text."""
-    batches = held_out_batches(
-        corpus.held_out,
-        batch_size=experiment.train.global_batch // experiment.train.microbatches,
-        max_sequences=experiment.train.eval_sequences,
-        objective=program.objective,
-    )
+    batches = held_out(experiment, program.objective, corpus, experiment.train.microbatches)
     sizes = program.tokenizer.token_bytes_V if experiment.objective.name in CODES else None
-    return make_evaluator(program.loss_fn, list(batches), placer(program), sizes)
+    return make_evaluator(program.loss_fn, batches, placer(program), sizes)
+
+
+def held_out(
+    experiment: Experiment, objective: Objective, corpus: Corpus, microbatches: int = 1
+) -> dict[str, list[Batch]]:
+    """Held-out batches of each part: of `train.eval_sequences` rows in all, as many of each as its size says."""
+    rows, most = held_out_rows(experiment, objective, corpus), experiment.train.eval_sequences
+    total = sum(map(len, rows.values()))
+    sequences = {name: max(1, round(most * len(part) / total)) if most else 0 for name, part in rows.items()}
+    size = experiment.train.global_batch // microbatches
+    return {
+        name: list(held_out_batches(part, batch_size=size, max_sequences=sequences[name]))
+        for name, part in rows.items()
+    }
 
 
 def sampler(experiment: Experiment, program: Program, folder: Path, console: Console) -> Callable[[Any, int], None]:

@@ -13,6 +13,7 @@ from launch.count import count
 from launch.experiment import Experiment, read
 from launch.program import Program, assemble, check
 from launch.records import run_folder, same_run, write_run
+from launch.rows import described, train_rows
 from model.config import flops_per_sequence
 from train.checkpoint import Checkpoints
 from train.console import Console
@@ -41,13 +42,16 @@ def run(config: ConfigDict, *, fresh: bool = False, again: str = "", console: Co
         # Everything that may be wrong is looked at before the compiler starts.
         corpus = prepare(experiment.data, report=console.say)
         program = assemble(experiment, corpus.tokenizer)
+        rows = train_rows(experiment, program.objective, corpus)
         loader = BatchLoader(
-            corpus.train,
+            rows,
             global_batch=experiment.train.global_batch,
             seed=experiment.seed,
-            objective=program.objective,
+            curriculum=experiment.data.curriculum,
             prefetch=experiment.data.prefetch,
+            workers=experiment.data.workers,
         )
+        console.say(described(rows))
         evaluate = scores.evaluator(experiment, program, corpus)
         sample = scores.sampler(experiment, program, folder, console)
         checkpoints = Checkpoints(folder / "checkpoints", experiment.checkpoint, program.tokenizer.fingerprint)
@@ -92,7 +96,7 @@ def run(config: ConfigDict, *, fresh: bool = False, again: str = "", console: Co
 
 
 def _rates(experiment: Experiment, program: Program) -> Rates:
-    peak, lengths = header.peak(program), {name: shape[0] for name, (shape, _) in program.objective.features.items()}
+    peak, lengths = header.peak(program), {name: shape[0] for name, (shape, _) in program.features.items()}
     length, source = lengths["inputs"], lengths.get("source", 0)
     return Rates(
         steps=experiment.train.steps,

@@ -20,6 +20,7 @@ INPUTS = {
     "prefix": "prefix_BT",
     "source": "source_BS",
     "source_segments": "source_segments_BS",
+    "source_positions": "source_positions_BS",
 }
 KNOWN = {"inputs", "targets", "weights", *INPUTS}
 

@@ -227,6 +227,7 @@ class EncoderDecoder(nn.Module):
         *,
         source_BS: jax.Array | None = None,
         source_segments_BS: jax.Array | None = None,
+        source_positions_BS: jax.Array | None = None,
         segments_BT: jax.Array | None = None,
         positions_BT: jax.Array | None = None,
         cache: Cache | None = None,
@@ -247,7 +248,7 @@ class EncoderDecoder(nn.Module):
             if cache is not None:
                 cache = _with_source(cache, source_BS, source_segments_BS)
             source_BSD, _ = self.encoder(name="encoder")(
-                embedding(source_BS), segments_BT=source_segments_BS, train=train
+                embedding(source_BS), segments_BT=source_segments_BS, positions_BT=source_positions_BS, train=train
             )
         elif cache is None:
             raise ValueError("an encoder-decoder needs source_BS, or the cache of an earlier call that had it")

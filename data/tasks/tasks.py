@@ -27,6 +27,15 @@ TASKS: dict[str, Task] = {
 }
 
 
+def find_task(name: str) -> Task:
+    """The task of this name. Raises DataError with the nearest, or all."""
+    if name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(TASKS))}"
+        raise DataError(f"there is no task {name!r}: {hint}")
+    return TASKS[name]
+
+
 def task_rows(
     task: Task,
     examples: Iterable[TaskExample],

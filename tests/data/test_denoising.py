@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from data.denoising import UL2, SpanCorruption, span_corruption_lengths
 from data.errors import DataError
+from data.examples import assemble
 
 PAD, EOS, START = 0, 1, 2
 SENTINELS = tuple(range(5099, 4899, -1))  # downwards, as in T5's vocabulary
@@ -26,6 +27,11 @@ def ul2(length=512, modes=MODES):
 
 def block_of(tokens):
     return np.arange(FIRST_TEXT, FIRST_TEXT + tokens, dtype=np.uint16)
+
+
+def example_of(objective, ids, rng):
+    """A row that holds one piece."""
+    return assemble([objective(ids, rng)], objective.features, objective.pad_id)
 
 
 def unpadded(example):
@@ -65,7 +71,7 @@ def test_any_corruption_is_lossless_and_has_its_lengths(length, density, mean_sp
         assert round(round(raw * density) / mean_span) > len(SENTINELS)
         return
     assert objective.stride == raw and objective.features["targets"][0] == (targets_length,)
-    source, targets = unpadded(objective(block_of(raw), np.random.default_rng(seed)))
+    source, targets = unpadded(example_of(objective, block_of(raw), np.random.default_rng(seed)))
     noise = min(max(round(raw * density), 1), max(raw - 1, 1))
     spans = min(max(round(noise / mean_span), 1), max(raw - noise, 1))
     assert len(targets) == noise + spans == targets_length - 1  # no padding at all
@@ -83,7 +89,7 @@ def test_any_corruption_is_lossless_and_has_its_lengths(length, density, mean_sp
 def test_shorter_blocks_are_lossless_too(tokens, seed):
     for objective in (corruption(300), corruption(60, 0.9, 4.0), ul2(300)):
         tokens = min(tokens, objective.stride)
-        source, targets = unpadded(objective(block_of(tokens), np.random.default_rng(seed)))
+        source, targets = unpadded(example_of(objective, block_of(tokens), np.random.default_rng(seed)))
         if isinstance(objective, UL2):
             source = source[1:]
         if tokens > 1:
@@ -97,7 +103,7 @@ def test_shorter_blocks_are_lossless_too(tokens, seed):
 def test_spans_are_random_and_neither_first_nor_touching():
     objective, runs, starts, sizes = corruption(64), 1000, Counter(), Counter()
     for seed in range(runs):
-        source, targets = unpadded(objective(block_of(objective.stride), np.random.default_rng(seed)))
+        source, targets = unpadded(example_of(objective, block_of(objective.stride), np.random.default_rng(seed)))
         shown = [id in IS_SENTINEL for id in source]
         assert not shown[0] and shown[-1] and not any(a and b for a, b in itertools.pairwise(shown))
         starts[shown.index(True)] += 1
@@ -142,7 +148,7 @@ def test_each_denoiser_of_ul2_comes_equally_often_with_its_density():
     assert len(expected) == 6
     seen, suffixes = Counter(), []
     for seed in range(runs):
-        source, targets = unpadded(objective(block, np.random.default_rng(seed)))
+        source, targets = unpadded(example_of(objective, block, np.random.default_rng(seed)))
         mode, spans = MODES.index(source[0]), sum(id in IS_SENTINEL for id in source)
         if mode == 1:
             assert source[1:] + targets == block.tolist()
@@ -162,7 +168,7 @@ def test_each_denoiser_of_ul2_comes_equally_often_with_its_density():
 def test_sequential_denoising_asks_for_a_quarter_of_a_short_block_too():
     lengths = set()
     for seed in range(700):
-        source, targets = unpadded(ul2()(block_of(12), np.random.default_rng(seed)))
+        source, targets = unpadded(example_of(ul2(), block_of(12), np.random.default_rng(seed)))
         if source[0] == MODES[1]:
             lengths.add(len(targets))
     assert lengths == {1, 2, 3, 4, 5}
@@ -174,9 +180,17 @@ def test_ul2_fills_the_source_and_the_targets_of_its_longest_denoisers(length, m
     objective = ul2(length, modes)
     longest_source = longest_targets = 0
     for seed in range(500):
-        example = objective(block_of(objective.stride), np.random.default_rng(seed))
+        example = example_of(objective, block_of(objective.stride), np.random.default_rng(seed))
         longest_source = max(longest_source, int(example["source_segments"].sum()))
         longest_targets = max(longest_targets, int(example["weights"].sum()))
         assert (example["source"][0] in MODES) == (modes is not None)
     assert longest_source == length
     assert longest_targets == objective.features["targets"][0][0]
+
+
+@pytest.mark.parametrize("modes", [MODES, None])
+@pytest.mark.parametrize("tokens", [1, 2, 9, 30])
+def test_the_sizes_of_ul2_are_the_most_that_any_denoiser_takes(tokens, modes):
+    objective = ul2(40, modes)
+    pieces = [objective(block_of(tokens), np.random.default_rng(seed)) for seed in range(700)]
+    assert {side: max(len(piece[side]) for piece in pieces) for side in ("source", "inputs")} == objective.sizes(tokens)

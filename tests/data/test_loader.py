@@ -10,15 +10,20 @@ from data.causal import CausalLM
 from data.denoising import UL2, SpanCorruption
 from data.errors import DataError
 from data.loader import BatchLoader, held_out_batches
+from data.masking import MaskedLM
+from data.order import Order
+from data.rows import ChunkRows, store_rows
+from data.store import write_store
+from data.tokenizers import ByteTokenizer
 
 
 def loader(store, length=4, global_batch=6, seed=0, **options):
-    return BatchLoader(store, global_batch=global_batch, seed=seed, objective=CausalLM(length), **options)
+    return BatchLoader(store_rows(store, CausalLM(length)), global_batch=global_batch, seed=seed, **options)
 
 
 def noisy_loader(store, seed=0, objective=UL2(16, 0, 1, tuple(range(9)), 0), **options):  # noqa: B008 (frozen)
     """A loader whose objective draws all that it can: denoiser, spans, lengths."""
-    return BatchLoader(store, global_batch=8, seed=seed, objective=objective, **options)
+    return BatchLoader(store_rows(store, objective), global_batch=8, seed=seed, **options)
 
 
 def same(a, b):
@@ -45,7 +50,7 @@ def test_shapes_and_types(counting_store):
 
 
 def test_blocks_are_counted_with_the_token_that_closes_them(counting_store):
-    assert [loader(counting_store(n)).blocks_per_epoch for n in (25, 28, 29)] == [6, 6, 7]
+    assert [len(store_rows(counting_store(n), CausalLM(4))) for n in (25, 28, 29)] == [6, 7, 7]
 
 
 def test_every_block_comes_once_an_epoch(counting_store):
@@ -115,19 +120,87 @@ def test_resuming_anywhere_equals_the_unbroken_run(counting_store, prefetch):
         assert blocks(loader(store).batch(start)) == unbroken[start]
 
 
+@pytest.fixture
+def documents(tmp_path):
+    """A store of 60 documents of up to 29 tokens with their end: ids 0, 1, 2, …, and 60,000 for each end."""
+
+    class Numbers(ByteTokenizer):
+        vocab_size = 2**16
+        eos_id = 60_000
+
+    sizes = np.random.default_rng(0).integers(1, 29, 60).tolist()
+    starts = np.cumsum([0, *sizes]).tolist()
+    texts = [(np.arange(start, start + size), size) for start, size in zip(starts, sizes, strict=False)]
+    return write_store(tmp_path / "documents", texts, tokenizer=Numbers(), source_fingerprint="s", split="train")
+
+
+def packed_rows(store, objective, packing, cache=None):
+    made = {"causal": CausalLM(16), "masked": MASKED, "ul2": UL2(16, 60_003, 60_000, tuple(range(60_010, 60_040)), 0)}
+    return store_rows(store, made[objective], packing, cache)
+
+
+MASKED = MaskedLM(16, 60_003, 60_001, np.arange(2**16) < 60_000, 60_002, 60_002)
+
+
+@pytest.mark.parametrize("packing", ["chunk", "isolate", "first_fit", "best_fit"])
+@pytest.mark.parametrize("objective", ["causal", "masked", "ul2"])
+def test_packed_batches_do_not_depend_on_the_number_of_processes(documents, objective, packing):
+    rows = packed_rows(documents, objective, packing)
+    whole = BatchLoader(rows, global_batch=8, seed=0)
+    parts = [BatchLoader(rows, global_batch=8, seed=0, process_index=index, process_count=4) for index in range(4)]
+    for step in (0, 9):
+        made = [part.batch(step) for part in parts]
+        assert same({name: np.concatenate([rows[name] for rows in made]) for name in made[0]}, whole.batch(step))
+
+
+def test_a_packed_batch_is_the_one_recorded(documents):
+    """A change here changes the data of every run that is resumed."""
+    batch = BatchLoader(packed_rows(documents, "causal", "best_fit"), global_batch=2, seed=1).batch(1)
+    assert {name: batch[name].tolist() for name in ("inputs", "segments", "positions")} == PACKED
+
+
+PACKED = {
+    "inputs": [
+        [76, 77, 78, 702, 703, 704, 705, 706, 707, 708, 709, 710, 711, 712, 713, 714],
+        [74, 75, 606, 607, 608, 640, 641, 642, 643, 644, 645, 646, 647, 648, 649, 650],
+    ],
+    "segments": [[1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2], [1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4]],
+    "positions": [
+        [0, 1, 2, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+        [0, 1, 0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4, 5, 6, 7],
+    ],
+}
+
+
+@pytest.mark.slow  # processes start with an interpreter of their own
+def test_batches_of_workers_are_those_of_the_thread(documents, tmp_path):
+    for rows in (packed_rows(documents, "masked", "best_fit", tmp_path), packed_rows(documents, "causal", "chunk")):
+        alone = itertools.islice(BatchLoader(rows, global_batch=4, seed=0).iterate(5), 7)
+        helped = itertools.islice(BatchLoader(rows, global_batch=4, seed=0, workers=2, prefetch=1).iterate(5), 7)
+        assert all(same(*pair) for pair in zip(alone, helped, strict=True))
+
+
+def test_a_curriculum_reaches_the_batches(documents):
+    rows = packed_rows(documents, "causal", "isolate")
+    first = Order(rows, 0, curriculum="length")(np.arange(8))
+    batch = BatchLoader(rows, global_batch=8, seed=0, curriculum="length").batch(0)
+    assert batch["inputs"].tolist() == rows.examples(first)["inputs"].tolist()
+    assert batch["inputs"].tolist() != BatchLoader(rows, global_batch=8, seed=0).batch(0)["inputs"].tolist()
+
+
 def test_an_error_in_the_objective_reaches_the_caller(counting_store):
     class Broken(CausalLM):
-        def __call__(self, block_ids, rng):
+        def __call__(self, piece_ids, rng):
             raise RuntimeError("bad block")
 
-    made = BatchLoader(counting_store(45), global_batch=2, seed=0, objective=Broken(4), prefetch=2)
+    made = BatchLoader(ChunkRows(counting_store(45), Broken(4)), global_batch=2, seed=0, prefetch=2)
     with pytest.raises(RuntimeError, match="bad block"):
         next(made.iterate(0))
 
 
 def test_epochs_are_counted_in_blocks(counting_store):
     made = loader(counting_store(49))  # 12 blocks, 6 rows
-    assert [made.epoch(step) for step in (0, 1, 2, 5)] == [0.0, 0.5, 1.0, 2.5]
+    assert [made.epochs(step)[""] for step in (0, 1, 2, 5)] == [0.0, 0.5, 1.0, 2.5]
 
 
 @pytest.mark.parametrize(
@@ -136,15 +209,16 @@ def test_epochs_are_counted_in_blocks(counting_store):
         (
             21,
             {},
-            r"21 tokens, 5 block\(s\) of 4, fewer than global_batch 6: use global_batch 5 or less, or blocks of 3 ",
+            r"5 row\(s\) of 4, fewer than global_batch 6: use global_batch 5 or less, or a max_length of about 2",
         ),
-        (4, {}, r"4 tokens, 0 block\(s\) of 4, fewer than global_batch 6: use more text"),
+        (4, {}, r"1 row\(s\) of 4, fewer than global_batch 6: use global_batch 1 or less, or more text"),
         (45, {"process_count": 4}, r"global_batch 6 is not divisible by 4 processes: use 4 or 8"),
         (45, {"process_count": 8}, r"global_batch 6 is not divisible by 8 processes: use 8"),
         (45, {"process_count": 2, "process_index": 2}, r"process_index 2 is not one of 2 processes"),
         (45, {"global_batch": 0}, r"global_batch 0 must be 1 or more"),
         (45, {"length": 0}, r"length 0 must be 1 or more"),
         (45, {"prefetch": -1}, r"prefetch -1 is negative"),
+        (45, {"workers": -1}, r"workers -1 is negative: use 0 for none"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_with_numbers(counting_store, tokens, options, message):
@@ -154,8 +228,8 @@ def test_what_cannot_be_loaded_is_refused_with_numbers(counting_store, tokens, o
 
 def test_the_way_out_that_errors_name_works(counting_store):
     store = counting_store(21)
-    assert loader(store, global_batch=5).blocks_per_epoch == 5
-    assert loader(store, length=3).blocks_per_epoch == 6
+    loader(store, global_batch=5)
+    loader(store, length=2)
     with pytest.raises(DataError):
         loader(store, length=4)
 
@@ -178,35 +252,35 @@ def test_noise_does_not_depend_on_the_number_of_processes(counting_store, proces
 
 
 def test_noise_is_resumed_and_is_new_in_every_epoch(counting_store):
-    store, spans = counting_store(301), SpanCorruption(16, 0, 1, tuple(range(9)), 0, noise_density=0.5, mean_span=2.0)
+    store, spans = counting_store(300), SpanCorruption(16, 0, 1, tuple(range(9)), 0, noise_density=0.5, mean_span=2.0)
     made = noisy_loader(store, objective=spans)
     unbroken = list(itertools.islice(made.iterate(0), 6))
     for start in (1, 4):
         resumed = itertools.islice(noisy_loader(store, objective=spans).iterate(start), 6 - start)
         assert all(same(*pair) for pair in zip(resumed, unbroken[start:], strict=True))
     rows = [row.tobytes() for batch in unbroken for row in batch["source"]]
-    assert made.epoch(6) > 3 and len(set(rows)) == len(rows)
+    assert made.epochs(6)[""] > 3 and len(set(rows)) == len(rows)
 
 
 def test_each_example_has_its_own_stream(counting_store):
     """Example i draws what a Philox made for i alone draws, whatever was drawn before it."""
 
     class Draws(CausalLM):
-        def __call__(self, block_ids, rng):
-            return super().__call__(block_ids, rng) | {"targets": rng.integers(0, 2**31, 4)}
+        def __call__(self, piece_ids, rng):
+            return super().__call__(piece_ids, rng) | {"targets": rng.integers(0, 2**31, 4)}
 
-    made = BatchLoader(counting_store(101), global_batch=4, seed=5, objective=Draws(4))
+    made = BatchLoader(ChunkRows(counting_store(101), Draws(4)), global_batch=4, seed=5)
     rows = np.concatenate([made.batch(step)["targets"] for step in (3, 0)])
     for index, row in zip((12, 13, 14, 15, 0, 1, 2, 3), rows, strict=True):
         alone = np.random.Generator(np.random.Philox(key=made._key, counter=[0, 0, 0, index]))
         assert row.tolist() == alone.integers(0, 2**31, 4).tolist()
-    other = BatchLoader(counting_store(101), global_batch=4, seed=6, objective=Draws(4))
+    other = BatchLoader(ChunkRows(counting_store(101), Draws(4)), global_batch=4, seed=6)
     assert not np.isin(other.batch(0)["targets"], rows).any()
 
 
 def held_out(store, length=4, batch_size=3, max_sequences=0):
-    objective = CausalLM(length)
-    return list(held_out_batches(store, batch_size=batch_size, max_sequences=max_sequences, objective=objective))
+    rows = store_rows(store, CausalLM(length))
+    return list(held_out_batches(rows, batch_size=batch_size, max_sequences=max_sequences))
 
 
 @pytest.mark.parametrize("num_tokens", [2, 4, 5, 6, 13, 14, 24, 25, 26])
@@ -237,11 +311,11 @@ def test_max_sequences_are_evenly_spaced_and_the_same_for_every_batch_size(count
 
 def test_held_out_weights_of_the_objective_are_kept(counting_store):
     class LastOnly(CausalLM):
-        def __call__(self, block_ids, rng):
-            example = super().__call__(block_ids, rng)
-            return {**example, "weights": example["weights"] * [0, 0, 0, 1]}
+        def __call__(self, piece_ids, rng):
+            example = super().__call__(piece_ids, rng)
+            return {**example, "weights": example["weights"] * (np.arange(len(piece_ids) - 1) == 3)}
 
-    batches = held_out_batches(counting_store(7), batch_size=2, max_sequences=0, objective=LastOnly(4))
+    batches = held_out_batches(ChunkRows(counting_store(7), LastOnly(4)), batch_size=2, max_sequences=0)
     assert next(batches)["weights"].tolist() == [[0, 0, 0, 1], [0, 0, 0, 0]]
 
 
@@ -249,7 +323,7 @@ def test_held_out_noise_is_the_same_for_every_batch_size_and_every_time(counting
     store, objective = counting_store(301), UL2(16, 0, 1, tuple(range(9)), 0)
 
     def rows(batch_size):
-        made = held_out_batches(store, batch_size=batch_size, max_sequences=0, objective=objective)
+        made = held_out_batches(store_rows(store, objective), batch_size=batch_size, max_sequences=0)
         every = list(made)
         return {name: np.concatenate([batch[name] for batch in every])[:18] for name in objective.features}
 
@@ -262,13 +336,23 @@ def test_held_out_noise_is_the_same_for_every_batch_size_and_every_time(counting
 def test_every_held_out_token_is_in_one_denoised_block(counting_store, num_tokens):
     objective = UL2(16, 60_000, 60_001, tuple(range(60_002, 60_012)), 60_000)
     assert objective.stride == 17
-    batches = list(held_out_batches(counting_store(num_tokens), batch_size=3, max_sequences=0, objective=objective))
+    batches = list(held_out_batches(store_rows(counting_store(num_tokens), objective), batch_size=3, max_sequences=0))
     shown = [batch[name][batch[of] > 0] for batch in batches for name, of in SHOWN]
     ids = np.concatenate(shown)
     assert sorted(ids[ids < 60_000].tolist()) == list(range(num_tokens))
 
 
 SHOWN = (("source", "source_segments"), ("targets", "weights"))
+
+
+@pytest.mark.parametrize("packing", ["isolate", "best_fit"])
+def test_every_held_out_document_is_predicted_once_when_packed(documents, packing):
+    batches = list(held_out_batches(packed_rows(documents, "causal", packing), batch_size=7, max_sequences=0))
+    targets = np.concatenate([batch["targets"][batch["weights"] > 0] for batch in batches])
+    starts = documents.document_starts
+    expected = np.delete(np.asarray(documents.tokens), starts[:-1])  # all but the first of each document
+    assert sorted(targets.tolist()) == sorted(expected.tolist())
+    assert all(not values[-1].any() for values in batches[-1].values())  # rows of padding
 
 
 def test_held_out_errors_name_their_numbers(counting_store):
@@ -280,12 +364,7 @@ def test_held_out_errors_name_their_numbers(counting_store):
         with pytest.raises(DataError, match=message):
             held_out(store, **options)
     with pytest.raises(DataError, match=r"holds 1 token\(s\): the first prediction needs 2"):
-        held_out_batches(counting_store(1), batch_size=1, max_sequences=0, objective=CausalLM(4))
+        store_rows(counting_store(1), CausalLM(4))
     with pytest.raises(DataError, match=r"holds 0 token\(s\): the first prediction needs 1"):
         objective = UL2(16, 0, 1, tuple(range(9)), 0)
-        held_out_batches(
-            dataclasses.replace(store, manifest=store.manifest | {"num_tokens": 0}),
-            batch_size=1,
-            max_sequences=0,
-            objective=objective,
-        )
+        store_rows(dataclasses.replace(store, manifest=store.manifest | {"num_tokens": 0}), objective)

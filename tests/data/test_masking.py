@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import DataError
+from data.examples import assemble
 from data.masking import MaskedLM, word_starts
 from data.tokenizers import ByteTokenizer, CharTokenizer
 
@@ -17,6 +18,11 @@ def masked(length=130, **options):
     return MaskedLM(length, PAD, MASK, ORDINARY, **({"cls_id": CLS, "sep_id": SEP} | options))
 
 
+def example_of(objective, ids, rng):
+    """A row that holds one piece."""
+    return assemble([objective(ids, rng)], objective.features, objective.pad_id)
+
+
 def text(tokens, seed=0):
     return np.random.default_rng(seed).integers(5, VOCAB, tokens).astype(np.uint16)
 
@@ -25,10 +31,10 @@ def test_the_block_lies_between_its_special_ids():
     for options, first, last in (({}, [CLS], [SEP]), ({"cls_id": None}, [], [SEP]), ({"sep_id": None}, [CLS], [])):
         objective = masked(20, **options)
         block = text(objective.stride)
-        example = objective(block, np.random.default_rng(0))
+        example = example_of(objective, block, np.random.default_rng(0))
         assert example["targets"].tolist() == [*first, *block, *last]
         assert example["segments"].tolist() == [1] * 20
-    short = masked(20)(text(3), np.random.default_rng(0))
+    short = example_of(masked(20), text(3), np.random.default_rng(0))
     assert short["targets"].tolist() == [CLS, *text(3), SEP, *[PAD] * 15]
     assert short["segments"].tolist() == [1] * 5 + [0] * 15
     assert short["inputs"][5:].tolist() == [PAD] * 15 and short["weights"].sum() == 1
@@ -47,7 +53,7 @@ def test_exactly_the_rate_is_chosen_and_nothing_special(tokens, specials, rate, 
     block = text(tokens, seed)
     block[np.random.default_rng(seed).permutation(tokens)[:specials]] = EOS
     starts = np.ones(VOCAB, bool) if words else None
-    example = masked(rate=rate, starts_word_V=starts)(block, np.random.default_rng(seed))
+    example = example_of(masked(rate=rate, starts_word_V=starts), block, np.random.default_rng(seed))
     ordinary = int((block != EOS).sum())
     assert example["weights"].sum() == (max(1, round(rate * ordinary)) if ordinary else 0)
     assert (example["targets"][example["weights"] == 1] >= 5).all()
@@ -60,7 +66,7 @@ def test_eighty_percent_masks_ten_random_ten_kept():
     objective, runs = masked(rate=0.5), 400
     inputs, targets = [], []
     for seed in range(runs):
-        example = objective(text(128, seed), np.random.default_rng(10_000 + seed))
+        example = example_of(objective, text(128, seed), np.random.default_rng(10_000 + seed))
         chosen = example["weights"] == 1
         inputs.append(example["inputs"][chosen])
         targets.append(example["targets"][chosen])
@@ -82,7 +88,7 @@ def test_eighty_percent_masks_ten_random_ten_kept():
 @pytest.mark.parametrize("starts", [None, np.ones(VOCAB, bool)])
 def test_every_position_is_chosen_equally_often(starts):
     objective, runs = masked(22, rate=0.25, starts_word_V=starts), 2000
-    counts = sum(objective(text(20, s), np.random.default_rng(s))["weights"] for s in range(runs))
+    counts = sum(example_of(objective, text(20, s), np.random.default_rng(s))["weights"] for s in range(runs))
     assert counts[[0, -1]].tolist() == [0, 0] and counts.sum() == 5 * runs
     assert (abs(counts[1:-1] - runs / 4) < 5 * np.sqrt(runs / 4 * 3 / 4)).all()
 
@@ -104,7 +110,7 @@ def words_of(block):
 def test_words_are_chosen_whole(tokens, specials, rate, seed):
     block = text(tokens, seed)
     block[np.random.default_rng(seed).permutation(tokens)[:specials]] = EOS
-    example = masked(rate=rate, starts_word_V=STARTS)(block, np.random.default_rng(seed))
+    example = example_of(masked(rate=rate, starts_word_V=STARTS), block, np.random.default_rng(seed))
     weights = example["weights"][1 : 1 + tokens]
     words = words_of(block)
     shares = [weights[word].mean() for word in words]
@@ -117,7 +123,7 @@ def test_words_are_chosen_whole(tokens, specials, rate, seed):
 
 
 def test_a_word_that_does_not_fit_is_chosen_where_no_other_is():
-    example = masked(starts_word_V=STARTS)(np.array([6, 7, 9]), np.random.default_rng(0))
+    example = example_of(masked(starts_word_V=STARTS), np.array([6, 7, 9]), np.random.default_rng(0))
     assert example["weights"][:5].tolist() == [0, 1, 1, 1, 0]
 
 

@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
+from data.examples import assemble
 from data.pairs import Seq2Seq
 
 PAD, EOS, START = 0, 1, 9
 
 
 def test_the_decoder_reads_what_it_wrote():
-    example = Seq2Seq(4, 5, PAD, START)([11, 12, EOS], np.array([21, 22, EOS]))
+    pair = Seq2Seq(4, 5, PAD, START)
+    example = assemble([pair([11, 12, EOS], np.array([21, 22, EOS]))], pair.features, PAD)
     assert {name: array.tolist() for name, array in example.items()} == {
         "source": [11, 12, EOS, PAD],
         "source_segments": [1, 1, 1, 0],
@@ -22,7 +24,7 @@ def test_the_decoder_reads_what_it_wrote():
 def test_shapes_do_not_depend_on_the_texts(tokens):
     objective = Seq2Seq(4, 4, PAD, START)
     ids = np.arange(20, 20 + tokens)
-    example = objective(ids, ids)
+    example = assemble([objective(ids, ids)], objective.features, PAD)
     assert {name: (array.shape, array.dtype.type) for name, array in example.items()} == objective.features
     assert example["weights"].sum() == example["source_segments"].sum() == tokens
     assert example["inputs"].tolist() == ([START, *ids[:-1]] if tokens else []) + [PAD] * (4 - tokens)
@@ -35,7 +37,7 @@ def test_what_is_too_long_is_an_error_unless_cutting_is_asked_for():
     with pytest.raises(DataError, match="a target of 3 tokens exceeds 2: raise target_length"):
         strict([EOS], [11, 12, EOS])
     example = cutting([11, 12, 13, EOS], [11, 12, EOS])
-    assert example["source"].tolist() == [11, 12, EOS]
+    assert example["source"].tolist() == [11, 12, EOS] and example["source"].dtype == np.int32
     assert (example["inputs"].tolist(), example["targets"].tolist()) == ([START, 11], [11, EOS])
     pairs = [([1] * 3, [1] * 2), ([1] * 4, [1]), ([1], [1] * 3), ([1] * 9, [1] * 9)]
     assert strict.num_too_long(pairs) == cutting.num_too_long(pairs) == 3

@@ -26,7 +26,10 @@ def network():
 def evaluate(network, batches):
     model, params = network
     return make_evaluator(
-        language_model_loss(model), batches, lambda batch: jax.tree.map(jnp.asarray, dict(batch)), BYTES
+        language_model_loss(model),
+        batches if isinstance(batches, dict) else {"": batches},
+        lambda batch: jax.tree.map(jnp.asarray, dict(batch)),
+        BYTES,
     )(params)
 
 
@@ -73,6 +76,15 @@ def test_scores_do_not_depend_on_the_batching(network):
         assert evaluate(network, batches) == pytest.approx(expected, rel=1e-5)
 
 
+def test_several_texts_are_scored_together_and_each_for_itself(network):
+    batches = {"a": [tiny.batch(rows=4, seed=0)], "b": [tiny.batch(rows=4, seed=1), tiny.batch(rows=4, seed=2)]}
+    batches["b"][1]["weights"][1:] = 0
+    scores = evaluate(network, batches)
+    own = {f"eval/{name}/loss": evaluate(network, text)["eval/loss"] for name, text in batches.items()}
+    together = evaluate(network, [batch for text in batches.values() for batch in text])
+    assert scores == pytest.approx(together | own, rel=1e-6)
+
+
 def test_an_end_of_document_costs_nats_and_has_no_bytes(network):
     batch = tiny.batch(rows=2, seed=3)
     batch["weights"][:] = 1
@@ -92,6 +104,6 @@ def test_nothing_to_predict_is_an_error(network):
 
 def test_a_loss_beyond_floats_still_has_a_perplexity():
     scores = make_evaluator(
-        lambda params, batch, key: Sums(jnp.float32(5000.0), jnp.float32(1.0)), [tiny.batch()], dict, BYTES
+        lambda params, batch, key: Sums(jnp.float32(5000.0), jnp.float32(1.0)), {"": [tiny.batch()]}, dict, BYTES
     )(None)
     assert scores["eval/loss"] == 5000.0 and np.isfinite(scores["eval/perplexity"])

@@ -1,0 +1,60 @@
+"""What a run reads: the rows of each part of its corpus, as the objective and the packing of the config cut them."""
+
+from pathlib import Path
+
+from data.corpus import Corpus
+from data.examples import Objective
+from data.mixture import Mixture
+from data.objectives import make_objective, special_names
+from data.rows import Rows, StoreRows, store_rows
+from data.special_tokens import WithSpecials
+from data.store import TokenStore
+from data.tokenizers import Tokenizer
+from launch.experiment import Experiment
+
+
+def objective_of(experiment: Experiment, tokenizer: Tokenizer) -> tuple[Tokenizer, Objective]:
+    """The tokeniser of a corpus with the special ids that the objective needs, behind its own; and the objective."""
+    if names := special_names(experiment.objective):
+        tokenizer = WithSpecials(tokenizer, names)
+    length = experiment.model.max_length
+    return tokenizer, make_objective(experiment.objective, max_length=length, tokenizer=tokenizer)
+
+
+def train_rows(experiment: Experiment, objective: Objective, corpus: Corpus) -> Rows | Mixture:
+    """The rows to train on. Raises DataError for a mixture that does not work out over the steps of the run."""
+    rows = part_rows(experiment, objective, corpus)
+    if not experiment.data.mixture:
+        (only,) = rows.values()
+        return only
+    t = experiment.train
+    return Mixture(rows, experiment.data, global_batch=t.global_batch, seed=experiment.seed, steps=t.steps)
+
+
+def part_rows(experiment: Experiment, objective: Objective, corpus: Corpus) -> dict[str, StoreRows]:
+    """The training rows of each part."""
+    return {name: _rows(experiment, objective, splits.train) for name, splits in corpus.parts.items()}
+
+
+def held_out_rows(experiment: Experiment, objective: Objective, corpus: Corpus) -> dict[str, Rows]:
+    """The held-out rows of each part."""
+    return {name: _rows(experiment, objective, splits.held_out) for name, splits in corpus.parts.items()}
+
+
+def described(rows: Rows | Mixture) -> str:
+    """What the reader of a run should know of its rows: shares of a mixture, how full packed rows are; else ""."""
+    if isinstance(rows, Mixture):
+        full = [f"{name}: {_filled(part)}" for name, part in rows.parts.items() if _filled(part)]
+        return "\n".join([rows.table(), *full])
+    return _filled(rows)
+
+
+def _filled(rows: Rows) -> str:
+    shares = getattr(rows, "utilisation", {})
+    sides = ", ".join(f"{100 * share:.2f} % of {side}" for side, share in shares.items())
+    return f"packed: {len(rows):,} rows, filled {sides}" if sides else ""
+
+
+def _rows(experiment: Experiment, objective: Objective, store: TokenStore) -> StoreRows:
+    plans = Path(experiment.data.cache_dir).expanduser() / "plans"
+    return store_rows(store, objective, experiment.data.packing, plans)

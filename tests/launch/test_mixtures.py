@@ -65,7 +65,7 @@ def test_a_mixture_of_packed_rows_trains_every_kind(tmp_path, kind):
     halfway, last = (records[step - 1] for step in (STEPS // 2, STEPS))
     assert records[STEPS // 2 - 1]["loss"] < records[0]["loss"] - 0.5
     # What was never drawn in the first half is learned in the second.
-    assert last["eval/second/loss"] < halfway["eval/second/loss"] - 0.3
+    assert last["eval/second/loss"] < halfway["eval/second/loss"] - 0.1
     parts = last["eval/first/loss"], last["eval/second/loss"]
     assert min(parts) < last["eval/loss"] < max(parts)
     assert "stages from steps 0, 6 of 12" in said and "packed: " in said
@@ -75,7 +75,7 @@ def test_a_mixture_of_packed_rows_trains_every_kind(tmp_path, kind):
 
 def test_a_part_that_would_be_read_too_often_stops_the_run_before_it_begins(tmp_path):
     config = config_of(tmp_path)
-    config.data.mixture.second.max_epochs = 0.5
+    config.data.mixture.second.max_epochs = 0.05
     with pytest.raises(DataError, match=r"second.* max_epochs"):
         run(config)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

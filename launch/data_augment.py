@@ -5,6 +5,8 @@ from typing import Any
 
 from absl import flags
 
+from launch.source_flags import READING, define_source, source_fields
+
 USAGE = (
     "write changed copies of documents beside them: token_masking, token_deletion, swap, character_noise, "
     "sentence_shuffle, each with its rate",
@@ -18,11 +20,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", 0, "other seeds change other words", flag_values=values)
     flags.DEFINE_string("out", "", "the .jsonl file to write", flag_values=values)
     flags.DEFINE_bool("original", True, "write each document as it is before its copies", flag_values=values)
-    flags.DEFINE_string("text_field", "text", "field of a record that holds the text", flag_values=values)
-    flags.DEFINE_string("id_field", "id", "field of a record that names the document", flag_values=values)
-    flags.DEFINE_string("score_field", "", "field with a number to keep as `score`; empty: none", flag_values=values)
-    flags.DEFINE_string("document_separator", "", "split text files at this; empty: one document", flag_values=values)
-    flags.DEFINE_string("dataset_split", "train", "split of a Hugging Face dataset", flag_values=values)
+    define_source(values, (*READING, "score_field"))
 
 
 def run(values: Any, rest: Sequence[str]) -> int:
@@ -43,8 +41,7 @@ def run(values: Any, rest: Sequence[str]) -> int:
         raise ValueError(f"--out={values.out} {why}: {USAGE[1]}")
     if not values.transforms:
         raise ValueError(f"--transforms says nothing: {USAGE[1]}")
-    fields = ("text_field", "id_field", "score_field", "document_separator", "dataset_split")
-    source = SourceConfig(rest[0], **{field: values[field].value for field in fields})
+    source = SourceConfig(rest[0], **source_fields(values))
     transforms = parse_transforms(values.transforms)
     records = augment(
         read_documents(source), transforms, copies=values.copies, seed=values.seed, original=values.original

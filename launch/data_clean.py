@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from launch.source_flags import FIELDS, define_source, source_fields
+
 if TYPE_CHECKING:
     from data.cleaning.pipeline import Progress
     from data.cleaning.report import Report
@@ -43,13 +45,7 @@ def define(values: flags.FlagValues) -> None:
         "words are English: gopher_quality.min_stop_words=0 for other languages",
         flag_values=values,
     )
-    text("text_field", "text", "field of a record that holds the text")
-    text("id_field", "id", "field of a record that names the document")
-    text("score_field", "", "field with a number to keep as `score`; empty: none")
-    text("document_separator", "", r"split text files at this, \n for a line end; empty: one document")
-    text("dataset_split", "train", "split of a Hugging Face dataset")
-    text("language", "", "recorded with each document, as an ISO 639-1 code")
-    text("licence", "", "recorded with each document")
+    define_source(values, tuple(FIELDS))
     flags.DEFINE_bool("exact_duplicates", True, "of equal texts, keep the first", flag_values=values)
     flags.DEFINE_float(
         "near_duplicates", 0.0, "drop what is so similar to an earlier document (0.8); 0: none", flag_values=values
@@ -81,9 +77,6 @@ def run(values: Any, rest: Sequence[str]) -> int:
 
     if not rest or not values.out:
         raise ValueError(f"sources and --out are needed: {USAGE[1]}")
-    separator = values.document_separator.replace("\\n", "\n")
-    fields = ("text_field", "id_field", "score_field", "dataset_split", "language", "licence")
-    shared = {field: values[field].value for field in fields} | {"document_separator": separator}
     evaluation = [SourceConfig(path, text_field=values.decontaminate_field) for path in values.decontaminate]
     own = ("exact_duplicates", "near_duplicates", "ngram", "permutations")
     own += ("overlap", "contaminated", "examples", "seed")
@@ -91,7 +84,7 @@ def run(values: Any, rest: Sequence[str]) -> int:
     settings = CleanConfig(rules=_rules(values), decontaminate=tuple(evaluation), **chosen)
     if values.workers < 0:
         raise ValueError(f"--workers={values.workers} is negative: use 0 for one for each core")
-    sources = [SourceConfig(path, **shared) for path in rest]
+    sources = [SourceConfig(path, **source_fields(values)) for path in rest]
     finished = os.path.exists(os.path.join(os.path.expanduser(values.out), MANIFEST))
     with _Shown() as show:
         report = clean(sources, values.out, settings, show, workers=values.workers or _cores())

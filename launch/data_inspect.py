@@ -7,6 +7,8 @@ from typing import Any
 
 from absl import flags
 
+from launch.source_flags import READING, define_source, source_fields
+
 USAGE = (
     "look into a token store, a source, or the data of a config: sizes, languages, repetitions, the use of the "
     "vocabulary, and examples as the model sees them",
@@ -15,7 +17,6 @@ USAGE = (
 # Special ids that each form of a task's rows needs.
 SPECIALS = {"encoder": ("pad", "cls", "sep"), "decoder": ("eos",), "text_to_text": ("pad", "eos", "extra_0")}
 FORMS = tuple(SPECIALS)
-_OF_SOURCES = ("text_field", "id_field", "document_separator", "dataset_split")
 
 
 def define(values: flags.FlagValues) -> None:
@@ -28,10 +29,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", 0, "other seeds draw other examples", flag_values=values)
     flags.DEFINE_integer("max_documents", 0, "read no more than so many; 0: all", flag_values=values)
     flags.DEFINE_string("html", None, "write the report to this file too, with pictures", flag_values=values)
-    flags.DEFINE_string("text_field", "text", "field of a record that holds the text", flag_values=values)
-    flags.DEFINE_string("id_field", "id", "field of a record that names the document", flag_values=values)
-    flags.DEFINE_string("document_separator", "", "split text files at this; empty: one document", flag_values=values)
-    flags.DEFINE_string("dataset_split", "train", "split of a Hugging Face dataset", flag_values=values)
+    define_source(values)
 
 
 def run(values: Any, rest: Sequence[str]) -> int:
@@ -68,12 +66,11 @@ def _of_data(what: str, values: Any, drawn: dict[str, Any]) -> tuple[list[str], 
     from data.inspection import inspect_data
     from data.inspection_reading import is_store
 
-    fields = {name: values[name].value for name in _OF_SOURCES}
     if is_store(what):
-        _refuse(values, _OF_SOURCES, "a store")
+        _refuse(values, READING, "a store")
         source = what
     else:
-        source = SourceConfig(what, **fields)
+        source = SourceConfig(what, **source_fields(values))
     settings = {"tokenizer": values.tokenizer, "objective": values.objective, "max_length": values.max_length}
     return [], [inspect_data(source, **settings, **drawn)]
 
@@ -86,7 +83,7 @@ def _of_task(path: str, values: Any, drawn: dict[str, Any]) -> tuple[list[str], 
     from data.special_tokens import WithSpecials
     from data.tasks.tasks import find_task, task_rows
 
-    _refuse(values, ("objective", *_OF_SOURCES), "a task")
+    _refuse(values, ("objective", *READING), "a task")
     task, repairs = find_task(values.task), Counter()
     tokenizer = WithSpecials(tokenizer_of(values.tokenizer or "byte"), SPECIALS[values.form])
     rows = task_rows(task, task.read(path, repairs), tokenizer, values.form, max_length=values.max_length)
@@ -105,7 +102,7 @@ def _of_config(file: Path, values: Any, drawn: dict[str, Any]) -> tuple[list[str
     from launch.experiment import read
     from launch.rows import described, objective_of, part_rows, train_rows
 
-    _refuse(values, ("tokenizer", "objective", "max_length", *_OF_SOURCES), "a config")
+    _refuse(values, ("tokenizer", "objective", "max_length", *READING), "a config")
     experiment = read(runpy.run_path(str(file))["get_config"]())
     corpus = prepare(experiment.data, report=lambda line: print(line, file=sys.stderr))
     tokenizer, objective = objective_of(experiment, corpus.tokenizer)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from launch.source_flags import define_source, source_fields
+
 if TYPE_CHECKING:
     from data.config import SourceConfig
     from data.tokenizers import Tokenizer
@@ -75,9 +77,7 @@ def define(values: flags.FlagValues) -> None:
         "held_out", [], "a source to judge by, not trained on; may be given several times", flag_values=values
     )
     flags.DEFINE_enum("format", "markdown", ["markdown", "json"], "of the report", flag_values=values)
-    flags.DEFINE_string("text_field", "text", "field of a record with the text", flag_values=values)
-    flags.DEFINE_string("document_separator", "", "split text files at this; '': one document each", flag_values=values)
-    flags.DEFINE_string("dataset_split", "train", "split of a Hugging Face dataset", flag_values=values)
+    define_source(values, ("text_field", "document_separator", "dataset_split"))
 
 
 def run(values: Any, rest: Sequence[str]) -> int:
@@ -194,13 +194,7 @@ def _source(values: Any, named: str) -> "SourceConfig":
 
     found = re.fullmatch("(?!hf:)([a-z]{2,3}):(?!//)(.+)", named)
     language, path = (found[1], found[2]) if found else ("", named)
-    return SourceConfig(
-        path,
-        text_field=values.text_field,
-        document_separator=values.document_separator,
-        dataset_split=values.dataset_split,
-        language=language,
-    )
+    return SourceConfig(path, language=language, **source_fields(values))
 
 
 def _load(place: str) -> "Tokenizer":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 # A resumed run may differ in these: they change where, how often and how long, not what is computed from which data.
-HARMLESS = ("run.", "checkpoint.", "mesh.", "sharding.", "data.cache_dir", "data.prefetch", "expect.")
+HARMLESS = ("run.", "checkpoint.", "mesh.", "sharding.", "data.cache_dir", "data.prefetch", "data.workers", "expect.")
 HARMLESS_TRAIN = (
     "steps",
     "log_every",

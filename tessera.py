@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from launch.cli import main
 
 if TYPE_CHECKING:
-    from data.inspection import inspect_data
+    from data.inspection.inspection import inspect_data
     from launch.load import load
     from studies.plot import plot_runs
     from studies.runs import read_runs
@@ -24,7 +24,7 @@ __all__ = ["inspect_data", "load", "main", "plot_runs", "read_runs"]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "inspect_data": "data.inspection",
+    "inspect_data": "data.inspection.inspection",
     "load": "launch.load",
     "read_runs": "studies.runs",
     "plot_runs": "studies.plot",

@@ -21,12 +21,12 @@ from importlib import metadata
 from pathlib import Path
 
 from configs import defaults
-from data import build
 from data.config import DataConfig, SourceConfig
 from data.corpus import prepare
-from data.huggingface_tokenizers import HuggingFaceTokenizer
-from data.sources import read_documents
-from data.tokenizers import Tokenizer
+from data.sources.read import read_documents
+from data.store import build
+from data.tokenizers.huggingface import HuggingFaceTokenizer
+from data.tokenizers.tokenizer import Tokenizer
 
 
 def main() -> None:

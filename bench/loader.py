@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data.causal import CausalLM
-from data.denoising import SpanCorruption
-from data.examples import Objective
 from data.loader import BatchLoader
-from data.masking import MaskedLM
+from data.objectives.causal import CausalLM
+from data.objectives.denoising import SpanCorruption
+from data.objectives.examples import Objective
+from data.objectives.masking import MaskedLM
 from data.rows import StoreRows, store_rows
-from data.store import TokenStore, write_store
-from data.tokenizers import ByteTokenizer
+from data.store.store import TokenStore, write_store
+from data.tokenizers.tokenizer import ByteTokenizer
 
 VOCAB = 32_000
 BATCH_TOKENS = 32_768  # slots of a batch

@@ -100,7 +100,7 @@ def tessera_step(shape: dict[str, int]) -> Any:
     import jax
 
     from configs import defaults
-    from data.tokenizers import CharTokenizer
+    from data.tokenizers.tokenizer import CharTokenizer
     from launch import experiment
     from launch.program import assemble
     from train.mesh import place_batch

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data.documents import Document
+from data.sources.documents import Document
 from data.words import Span, replaced, sentence_spans, word_spans
 
 Transform = Callable[[str, np.random.Generator], str]

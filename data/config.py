@@ -16,7 +16,7 @@ CURRICULA = ("", "length", "score")
 class SourceConfig:
     """One source of documents. Raises ValueError with field, value and what is allowed."""
 
-    path: str  # built-in name, file, folder, glob, URL, or "hf:OWNER/NAME[:CONFIG]": see `data.sources`
+    path: str  # built-in name, file, folder, glob, URL, or "hf:OWNER/NAME[:CONFIG]": see `data.sources.read`
     text_field: str = "text"  # field (column) of a record that holds the text
     id_field: str = "id"  # field of a record that names the document; where it is missing, file and line do
     score_field: str = ""  # field with a number for each document, which a curriculum can sort by; "": none is read

@@ -9,17 +9,17 @@ from pathlib import Path
 import sentencepiece
 
 from data.atomic import locked, new_folder, remove_leftovers
-from data.build import build_stores
 from data.config import DataConfig, SourceConfig
-from data.documents import Document
 from data.errors import DataError
-from data.sentencepiece_training import TRAINING_VERSION
-from data.sources import provenance, read_documents
+from data.sources.documents import Document
+from data.sources.read import provenance, read_documents
 from data.split import HELD_OUT, TRAIN, split_by_document, split_tail, tail_start
-from data.store import TokenStore, check_tokenizer, open_store, verify_changed
-from data.store_format import FORMAT_VERSION
-from data.survey import SourceChanged, SourceHash, forget, survey_source
-from data.tokenizers import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
+from data.store.build import build_stores
+from data.store.format import FORMAT_VERSION
+from data.store.store import TokenStore, check_tokenizer, open_store, verify_changed
+from data.store.survey import SourceChanged, SourceHash, forget, survey_source
+from data.tokenizers.sentencepiece_training import TRAINING_VERSION
+from data.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 
 Report = Callable[[str], object]
 
@@ -58,8 +58,8 @@ def prepare(config: DataConfig, report: Report = print) -> Corpus:
     """The tokenizer and the token stores of `config`, made once in `cache_dir` and reused while nothing changes.
 
     A source is read and hashed once, and again when its files' names, sizes or times change: see
-    `data.sources.stamp`. Each source has its own stores, keyed by its documents, the split and the tokenizer; weights,
-    stages and other sources do not count. A killed build goes on where it was; processes may prepare the same corpus
+    `data.sources.read.stamp`. Each source has its own stores, keyed by its documents, the split and the tokenizer:
+    weights, stages and other sources do not count. A killed build goes on where it was; processes may prepare the same corpus
     at once: one builds, the others wait. Stores are verified when they are built and when their files have changed
     since. The provenance in a store is that of the source it was built from.
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from data.atomic import new_folder, write_file
 from data.errors import DataError
-from data.examples import Objective
-from data.store import TokenStore
+from data.objectives.examples import Objective
+from data.store.store import TokenStore
 
 METHODS = ("isolate", "first_fit", "best_fit")
 _VERSION = 1  # of what is kept on disk

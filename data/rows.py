@@ -5,11 +5,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from data.causal import CausalLM
 from data.errors import DataError
-from data.examples import Example, Features, Objective, assemble, packed_features
+from data.objectives.causal import CausalLM
+from data.objectives.examples import Example, Features, Objective, assemble, packed_features
 from data.packing import Plan, make_plan, slots
-from data.store import TokenStore
+from data.store.store import TokenStore
 
 
 class Rows(Protocol):

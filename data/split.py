@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 
-from data.documents import Document
+from data.sources.documents import Document
 
 TRAIN, HELD_OUT = "train", "held_out"
 

@@ -15,7 +15,7 @@ import jax
 from configs import gpt_demo
 from data.corpus import prepare
 from data.loader import held_out_batches
-from data.objectives import make_objective
+from data.objectives.objectives import make_objective
 from data.rows import store_rows
 from evaluation.held_out import make_evaluator
 from launch import train

@@ -4,7 +4,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from data.tokenizers import Tokenizer
+from data.tokenizers.tokenizer import Tokenizer
 from evaluation.encoder import Encoder
 from evaluation.language_model import LanguageModel
 from evaluation.sequence_to_sequence import SequenceToSequence

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from data.tokenizers import Tokenizer
+from data.tokenizers.tokenizer import Tokenizer
 from evaluation.generation import Continuation, Generator
 from evaluation.network import Network
 from model.config import ModelConfig

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from data.tokenizers import Tokenizer
+from data.tokenizers.tokenizer import Tokenizer
 from model.build import build
 from model.config import ModelConfig
 from model.sharding import ShardingRules

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from data.tokenizers import Tokenizer
+from data.tokenizers.tokenizer import Tokenizer
 from evaluation.generation import Generator
 from evaluation.language_model import plain
 from evaluation.network import Network

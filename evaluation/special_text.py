@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from data.tokenizers import Tokenizer
+from data.tokenizers.tokenizer import Tokenizer
 
 _MARK = re.compile("<(mask|extra_[0-9]+)>")
 

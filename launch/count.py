@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data.corpus import prepare
-from data.objectives import make_objective
+from data.objectives.objectives import make_objective
 from evaluation.held_out import make_evaluator
 from evaluation.language_model import LanguageModel
 from launch import scores

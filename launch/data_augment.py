@@ -31,7 +31,7 @@ def run(values: Any, rest: Sequence[str]) -> int:
 
     from data.augmentation import augment, parse_transforms
     from data.config import SourceConfig
-    from data.sources import read_documents
+    from data.sources.read import read_documents
 
     if len(rest) != 1:
         raise ValueError(f"one source is needed, {len(rest)} are given: {USAGE[1]}")

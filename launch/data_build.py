@@ -26,7 +26,7 @@ def run(values: Any, rest: Sequence[str]) -> int:
         raise flags.Error(f"tessera data build takes no {rest[0]!r}: {USAGE[1]}")
     from data.config import DataConfig
     from data.corpus import prepare
-    from data.store import verify_store
+    from data.store.store import verify_store
     from launch.experiment import section
 
     corpus = prepare(section(DataConfig, "data", values.config.data), lambda line: print(line, file=sys.stderr))

@@ -46,7 +46,7 @@ def run(values: Any, rest: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from data.inspection_text import print_inspection
+    from data.inspection.text import print_inspection
 
     for note in filter(None, notes):
         print(f"{note}\n")
@@ -63,8 +63,8 @@ def run(values: Any, rest: Sequence[str]) -> int:
 
 def _of_data(what: str, values: Any, drawn: dict[str, Any]) -> tuple[list[str], list[Any]]:
     from data.config import SourceConfig
-    from data.inspection import inspect_data
-    from data.inspection_reading import is_store
+    from data.inspection.inspection import inspect_data
+    from data.inspection.reading import is_store
 
     if is_store(what):
         _refuse(values, READING, "a store")
@@ -79,9 +79,9 @@ def _of_task(path: str, values: Any, drawn: dict[str, Any]) -> tuple[list[str], 
     """The rows of a supervised task, with the special ids that its form needs."""
     from collections import Counter
 
-    from data.inspection import inspect_data, tokenizer_of
-    from data.special_tokens import WithSpecials
+    from data.inspection.inspection import inspect_data, tokenizer_of
     from data.tasks.tasks import find_task, task_rows
+    from data.tokenizers.special_tokens import WithSpecials
 
     _refuse(values, ("objective", *READING), "a task")
     task, repairs = find_task(values.task), Counter()
@@ -98,7 +98,7 @@ def _of_config(file: Path, values: Any, drawn: dict[str, Any]) -> tuple[list[str
 
     from data.corpus import prepare
     from data.errors import DataError
-    from data.inspection import inspect_data
+    from data.inspection.inspection import inspect_data
     from launch.experiment import read
     from launch.rows import described, objective_of, part_rows, train_rows
 
@@ -146,7 +146,7 @@ def _refuse(values: Any, names: Sequence[str], what: str) -> None:
 
 def _write(file: Path, title: str, notes: Sequence[str], inspections: Sequence[Any]) -> None:
     from data.atomic import write_file
-    from data.inspection_html import page
+    from data.inspection.html import page
 
     file.parent.mkdir(parents=True, exist_ok=True)
     write_file(file, page(inspections, title, notes).encode("utf-8"))

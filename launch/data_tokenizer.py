@@ -15,7 +15,7 @@ from launch.source_flags import define_source, source_fields
 
 if TYPE_CHECKING:
     from data.config import SourceConfig
-    from data.tokenizers import Tokenizer
+    from data.tokenizers.tokenizer import Tokenizer
 
 USAGE = (
     "train a tokenizer on text, judge it, and compare several; a source is PATH or LANGUAGE:PATH",
@@ -81,7 +81,7 @@ def define(values: flags.FlagValues) -> None:
 
 
 def run(values: Any, rest: Sequence[str]) -> int:
-    from data.tokenizer_report import comparison, tokenizer_report
+    from data.tokenizers.report import comparison, tokenizer_report
 
     _check(values, rest)
     # What can be wrong with texts and other tokenizers is found before the training, which takes long.
@@ -127,10 +127,10 @@ def _check(values: Any, rest: Sequence[str]) -> None:
 def _train(values: Any, sources: Sequence[str]) -> "Tokenizer":
     """Trains, saves, and gives what was saved."""
     from data.atomic import new_folder
-    from data.bpe_training import train_byte_bpe, train_word_pieces
-    from data.sentencepiece_training import train_model
-    from data.tokenizers import SentencePieceTokenizer, load_tokenizer
-    from data.training_text import MAX_CHARACTERS
+    from data.tokenizers.bpe_training import train_byte_bpe, train_word_pieces
+    from data.tokenizers.sentencepiece_training import train_model
+    from data.tokenizers.tokenizer import SentencePieceTokenizer, load_tokenizer
+    from data.tokenizers.training_text import MAX_CHARACTERS
 
     settings = {name: values[name].value for name in _ONLY if values[name].present}
     settings |= {"symbols": values.symbols, "sentinels": values.sentinels}
@@ -181,7 +181,7 @@ def _counted(texts: Iterable[tuple[str, str]], count: dict[str, int]) -> Iterato
 
 def _texts(values: Any, sources: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Language and text of each document."""
-    from data.sources import read_documents
+    from data.sources.read import read_documents
 
     for source in [_source(values, named) for named in sources]:
         for document in read_documents(source):
@@ -198,7 +198,7 @@ def _source(values: Any, named: str) -> "SourceConfig":
 
 
 def _load(place: str) -> "Tokenizer":
-    from data.tokenizers import ByteTokenizer, load_tokenizer
+    from data.tokenizers.tokenizer import ByteTokenizer, load_tokenizer
 
     return ByteTokenizer() if place == "byte" else load_tokenizer(place)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from data.config import DataConfig
-from data.objectives import ObjectiveConfig
+from data.objectives.objectives import ObjectiveConfig
 from model.config import ModelConfig
 from model.sharding import PRESETS, ShardingRules, parse_axes
 from train.checkpoint import CheckpointConfig

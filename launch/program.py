@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data.examples import Features, Objective
+from data.objectives.examples import Features, Objective
 from data.rows import row_features
-from data.tokenizers import Tokenizer
+from data.tokenizers.tokenizer import Tokenizer
 from launch.experiment import Experiment
 from launch.rows import objective_of
 from model import parameters

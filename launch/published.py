@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 
 from data.atomic import new_folder
 from data.errors import DataError
-from data.pretrained_tokenizers import load_pretrained_tokenizer
-from data.tokenizer_export import export_tokenizer
-from data.tokenizers import Tokenizer
+from data.tokenizers.export import export_tokenizer
+from data.tokenizers.pretrained import load_pretrained_tokenizer
+from data.tokenizers.tokenizer import Tokenizer
 from launch.saved import RUN_FILE, load_run, read_run
 from model import parameters
 from model.build import build

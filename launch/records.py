@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from data.corpus import Corpus
-from data.tokenizers import Tokenizer
+from data.tokenizers.tokenizer import Tokenizer
 from launch.experiment import Experiment
 from launch.leaves import flat
 from model.config import ModelConfig

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from data.corpus import Corpus
-from data.examples import Objective
 from data.mixture import Mixture
-from data.objectives import make_objective, special_names
+from data.objectives.examples import Objective
+from data.objectives.objectives import make_objective, special_names
 from data.rows import Rows, StoreRows, store_rows
-from data.special_tokens import WithSpecials
-from data.store import TokenStore
-from data.tokenizers import Tokenizer
+from data.store.store import TokenStore
+from data.tokenizers.special_tokens import WithSpecials
+from data.tokenizers.tokenizer import Tokenizer
 from launch.experiment import Experiment
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from data.tokenizers import Tokenizer, load_tokenizer
+from data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from launch.count import TABLE
 from model import parameters
 from model.build import build

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from data.corpus import Corpus
-from data.examples import Objective
 from data.loader import Batch, held_out_batches
+from data.objectives.examples import Objective
 from evaluation.ask import AnyModel, ask
 from evaluation.held_out import make_evaluator
 from launch.experiment import Experiment

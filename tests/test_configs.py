@@ -11,7 +11,7 @@ import pytest
 
 from configs import defaults
 from data.config import DataConfig
-from data.objectives import ObjectiveConfig, special_names
+from data.objectives.objectives import ObjectiveConfig, special_names
 from launch import experiment
 from launch.leaves import flat
 from model import parameters

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.config import SourceConfig
-from data.sources import Document, read_documents
+from data.sources.read import Document, read_documents
 
 LINES = ".jsonl.zst"
 

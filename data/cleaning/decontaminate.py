@@ -10,7 +10,7 @@ import numpy as np
 from data.cleaning.shingles import ngram_hashes, word_hashes, word_spans
 from data.config import SourceConfig
 from data.errors import DataError
-from data.sources import read_documents
+from data.sources.read import read_documents
 
 
 @dataclass(frozen=True)

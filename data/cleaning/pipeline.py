@@ -30,8 +30,8 @@ from data.cleaning.settings import CleanConfig, described, require_same
 from data.cleaning.stages import Job
 from data.config import SourceConfig
 from data.errors import DataError
-from data.files import find_files
-from data.sources import provenance, stamp
+from data.sources.files import find_files
+from data.sources.read import provenance, stamp
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

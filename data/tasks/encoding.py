@@ -9,7 +9,7 @@ from data.errors import DataError
 from data.tasks.examples import Labelled, Question, Tagged
 from data.tasks.offsets import encode_with_offsets
 from data.tasks.rows import Frame, Limits, Row
-from data.tokenizers import Tokenizer
+from data.tokenizers.tokenizer import Tokenizer
 
 IdOf = dict[str, int]
 

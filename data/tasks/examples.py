@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from data.errors import DataError
-from data.tokenizer_checks import utf8
+from data.tokenizers.checks import utf8
 
 
 @dataclass(frozen=True)

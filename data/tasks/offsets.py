@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.errors import DataError
-from data.tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer, WithSpecials
+from data.tokenizers.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer, WithSpecials
 
 Encoded = tuple[np.ndarray, np.ndarray]
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data.errors import DataError
-from data.examples import Example, Features, assemble
+from data.objectives.examples import Example, Features, assemble
 from data.tasks.examples import Question, TaskExample
 from data.tasks.task import Task
-from data.tokenizers import Tokenizer
+from data.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data.config import SourceConfig
 from data.errors import DataError
-from data.sources import read_documents
+from data.sources.read import read_documents
 from data.split import HELD_OUT, TRAIN, is_held_out
 from data.tasks.examples import Labelled, Tagged, TextPair
 from data.tasks.task import Task

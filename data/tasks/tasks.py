@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from data.errors import DataError
-from data.examples import Features
-from data.pairs import Seq2Seq
+from data.objectives.examples import Features
+from data.objectives.pairs import Seq2Seq
 from data.tasks.classification import CLASSIFICATION
 from data.tasks.dialogue import DIALOGUE
 from data.tasks.encoding import label_rows, span_rows, tag_rows
@@ -19,7 +19,7 @@ from data.tasks.tagging import TAGGING
 from data.tasks.task import Task
 from data.tasks.texts import pair_rows, prompt_rows
 from data.tasks.writing import WRITING
-from data.tokenizers import Tokenizer
+from data.tokenizers.tokenizer import Tokenizer
 
 FORMS = ("encoder", "decoder", "text_to_text")
 TASKS: dict[str, Task] = {

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data.pairs import Seq2Seq
+from data.objectives.pairs import Seq2Seq
 from data.tasks.examples import Dialogue, TaskExample
 from data.tasks.rows import Limits, Row
 from data.tasks.task import Task, answer_text
-from data.tokenizers import Tokenizer
+from data.tokenizers.tokenizer import Tokenizer
 
 
 def prompt_parts(task: Task, example: TaskExample) -> list[tuple[str, bool]]:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from data.config import DataConfig
-from data.store import write_store
-from data.tokenizers import ByteTokenizer, SentencePieceTokenizer
+from data.store.store import write_store
+from data.tokenizers.tokenizer import ByteTokenizer, SentencePieceTokenizer
 
 REPOSITORY = Path(__file__).parents[2]
 

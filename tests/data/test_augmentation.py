@@ -20,7 +20,7 @@ from data.augmentation import (
     compose,
     parse_transforms,
 )
-from data.documents import Document
+from data.sources.documents import Document
 from data.words import words
 
 NUM_WORDS = 20_000

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from configs import defaults
-from data import build as build_module
 from data import corpus as corpus_module
-from data import store as store_module
-from data import survey as survey_module
 from data.corpus import prepare
 from data.errors import DataError
-from data.objectives import ObjectiveConfig, make_objective, special_names
+from data.objectives.objectives import ObjectiveConfig, make_objective, special_names
 from data.split import is_held_out
-from data.tokenizers import CharTokenizer, WithSpecials
+from data.store import build as build_module
+from data.store import store as store_module
+from data.store import survey as survey_module
+from data.tokenizers.tokenizer import CharTokenizer, WithSpecials
 from tests.data.conftest import PROSE, SOURCE
 
 

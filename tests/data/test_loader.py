@@ -6,15 +6,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.causal import CausalLM
-from data.denoising import UL2, SpanCorruption
 from data.errors import DataError
 from data.loader import BatchLoader, held_out_batches
-from data.masking import MaskedLM
+from data.objectives.causal import CausalLM
+from data.objectives.denoising import UL2, SpanCorruption
+from data.objectives.masking import MaskedLM
 from data.order import Order
 from data.rows import ChunkRows, store_rows
-from data.store import write_store
-from data.tokenizers import ByteTokenizer
+from data.store.store import write_store
+from data.tokenizers.tokenizer import ByteTokenizer
 
 
 def loader(store, length=4, global_batch=6, seed=0, **options):

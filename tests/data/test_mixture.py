@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs.defaults import source
-from data.causal import CausalLM
 from data.errors import DataError
 from data.loader import BatchLoader
 from data.mixture import PERIOD, Mixture
+from data.objectives.causal import CausalLM
 from data.rows import store_rows
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.causal import CausalLM
 from data.errors import DataError
+from data.objectives.causal import CausalLM
 from data.order import Order
 from data.rows import store_rows
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.causal import CausalLM
-from data.denoising import UL2, SpanCorruption
 from data.errors import DataError
-from data.masking import MaskedLM
+from data.objectives.causal import CausalLM
+from data.objectives.denoising import UL2, SpanCorruption
+from data.objectives.masking import MaskedLM
 from data.packing import METHODS, make_plan, slots
 from data.rows import PackedRows
 

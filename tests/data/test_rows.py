@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.causal import CausalLM
-from data.denoising import UL2, SpanCorruption
 from data.errors import DataError
-from data.examples import assemble
-from data.masking import MaskedLM
+from data.objectives.causal import CausalLM
+from data.objectives.denoising import UL2, SpanCorruption
+from data.objectives.examples import assemble
+from data.objectives.masking import MaskedLM
 from data.packing import METHODS
 from data.rows import CausalChunkRows, CausalPackedRows, ChunkRows, PackedRows, row_features, store_rows
-from data.store import open_store, write_store
-from data.tokenizers import ByteTokenizer
+from data.store.store import open_store, write_store
+from data.tokenizers.tokenizer import ByteTokenizer
 
 PAD, EOS, MASK, CLS, SEP, START = 500, 501, 502, 503, 504, 505
 SENTINELS = tuple(range(600, 700))

@@ -3,7 +3,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.documents import Document
+from data.sources.documents import Document
 from data.split import HELD_OUT, TRAIN, is_held_out, split_by_document, split_number, split_tail, tail_start
 
 

@@ -1,10 +1,10 @@
 """Sixty documents, and a build of their stores; without pytest, for processes that are killed."""
 
-from data.build import build_stores
-from data.documents import Document
+from data.sources.documents import Document
 from data.split import split_by_document
-from data.survey import SourceHash, Survey
-from data.tokenizers import ByteTokenizer
+from data.store.build import build_stores
+from data.store.survey import SourceHash, Survey
+from data.tokenizers.tokenizer import ByteTokenizer
 
 DOCUMENTS = [Document(f"n{number}", f"{number} é " * (1 + number % 7), number / 8) for number in range(60)]
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from data.tokenizers import ByteTokenizer, WithSpecials
+from data.tokenizers.tokenizer import ByteTokenizer, WithSpecials
 from evaluation.ask import ask
 from evaluation.encoder import Encoder
 from model import parameters

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from data.tokenizers import ByteTokenizer, CharTokenizer, WithSpecials
+from data.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, WithSpecials
 from evaluation.ask import ask
 from evaluation.generation import Continuation
 from evaluation.language_model import LanguageModel

@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 import tokenizers
 
-from data.pretrained_tokenizers import load_pretrained_tokenizer
-from data.sentencepieces import SentencePieceTokenizer
-from data.tokenizers import ByteTokenizer
+from data.tokenizers.pretrained import load_pretrained_tokenizer
+from data.tokenizers.sentencepieces import SentencePieceTokenizer
+from data.tokenizers.tokenizer import ByteTokenizer
 from launch.count import TABLE
 from launch.saved import RUN_FILE
 from model import parameters

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from data.store import open_store
-from data.tokenizers import ByteTokenizer
+from data.store.store import open_store
+from data.tokenizers.tokenizer import ByteTokenizer
 from launch.cli import BAD_DATA, OK, USAGE, main
 
 CONFIG = """

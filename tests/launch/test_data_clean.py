@@ -13,7 +13,7 @@ from data.cleaning.language import Language
 from data.cleaning.pipeline import Progress
 from data.cleaning.unicode import Unicode
 from data.errors import DataError
-from data.sources import SourceConfig, read_documents
+from data.sources.read import SourceConfig, read_documents
 from launch import data_clean
 
 

@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 
 from data.errors import DataError
-from data.tokenizers import load_tokenizer
+from data.tokenizers.tokenizer import load_tokenizer
 from launch import data_tokenizer
 
 ENGLISH = "the quick brown fox jumps over the lazy dog, said the other fox of the quick dogs\n"

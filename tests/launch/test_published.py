@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import tessera
-from data.pretrained_tokenizers import load_pretrained_tokenizer
-from data.sentencepieces import SentencePieceTokenizer
+from data.tokenizers.pretrained import load_pretrained_tokenizer
+from data.tokenizers.sentencepieces import SentencePieceTokenizer
 from launch.published import load_published
 from model.parameters import named_leaves
 from model.pretrained.folders import open_folder

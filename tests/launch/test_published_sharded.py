@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tessera
-from data.tokenizers import ByteTokenizer
+from data.tokenizers.tokenizer import ByteTokenizer
 from model.build import build
 from model.parameters import named_leaves, shardings, weights
 from model.sharding import ShardingRules

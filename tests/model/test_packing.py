@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.causal import CausalLM
-from data.denoising import SpanCorruption
-from data.masking import MaskedLM
+from data.objectives.causal import CausalLM
+from data.objectives.denoising import SpanCorruption
+from data.objectives.masking import MaskedLM
 from data.rows import store_rows
 from model import parameters
 from model.build import build

@@ -13,7 +13,7 @@ from data.cleaning.gopher import GopherQuality
 from data.cleaning.pipeline import clean
 from data.cleaning.settings import CleanConfig
 from data.errors import DataError
-from data.sources import read_documents
+from data.sources.read import read_documents
 from tests.data.cleaning.corpora import Least, Without, corpus, numbers, records, source, tree, write_corpus
 
 

@@ -16,7 +16,7 @@ from data.cleaning.rule import Dropped
 from data.cleaning.settings import CleanConfig
 from data.config import SourceConfig
 from data.errors import DataError
-from data.sources import read_documents
+from data.sources.read import read_documents
 from tests.data.cleaning.corpora import Least, Without, records, source
 
 

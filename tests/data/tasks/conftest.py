@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from data.pretrained_tokenizers import load_pretrained_tokenizer
-from data.tokenizers import ByteTokenizer, WithSpecials
+from data.tokenizers.pretrained import load_pretrained_tokenizer
+from data.tokenizers.tokenizer import ByteTokenizer, WithSpecials
 from tests.data import pretrained_folders
 
 BERT, T5 = ("pad", "cls", "sep"), ("pad", "eos", "extra_0")

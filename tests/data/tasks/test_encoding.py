@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from data.errors import DataError
 from data.tasks.examples import Labelled, Question, Tagged
 from data.tasks.tasks import TASKS, task_rows
-from data.tokenizers import WithSpecials
+from data.tokenizers.tokenizer import WithSpecials
 
 TOKENIZERS = ["byte", "sentencepiece", "bert", "bert_chinese"]
 CONTEXT = "In 1066 the Normans came . The Normans stayed ; 王国 was theirs ."

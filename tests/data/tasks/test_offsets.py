@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
-from data.pretrained_tokenizers import load_pretrained_tokenizer
 from data.tasks.offsets import encode_with_offsets
-from data.tokenizers import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, WithSpecials
+from data.tokenizers.pretrained import load_pretrained_tokenizer
+from data.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, WithSpecials
 from tests.data import pretrained_folders
 
 TEXT = "return 你好 — “naïve” 👩‍👩‍👧 x"

@@ -7,7 +7,7 @@ import tokenize
 import pytest
 
 from data.errors import DataError
-from data.sources import Document
+from data.sources.read import Document
 from data.tasks import standard_library
 from data.tasks.tasks import TASKS
 

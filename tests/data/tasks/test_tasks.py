@@ -9,7 +9,7 @@ from data.loader import BatchLoader, held_out_batches
 from data.tasks.examples import Labelled, Question, Tagged, TextPair
 from data.tasks.task import KINDS, METRICS
 from data.tasks.tasks import TASKS, task_rows
-from data.tokenizers import ByteTokenizer
+from data.tokenizers.tokenizer import ByteTokenizer
 
 REVIEWS = [Labelled(f"f:{at}", "abc" * at, ("negative", "positive")[at % 2]) for at in range(1, 5)]
 

@@ -6,7 +6,7 @@ import pytest
 from data.errors import DataError
 from data.tasks.examples import Dialogue, Labelled, Question, Tagged, TextPair
 from data.tasks.tasks import TASKS, task_rows
-from data.tokenizers import ByteTokenizer
+from data.tokenizers.tokenizer import ByteTokenizer
 
 EOS = 256
 REVIEW = Labelled("f:1", "so good", "positive")

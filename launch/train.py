@@ -54,10 +54,10 @@ def run(config: ConfigDict, *, fresh: bool = False, again: str = "", console: Co
         console.say(described(rows))
         evaluate = scores.evaluator(experiment, program, corpus)
         sample = scores.sampler(experiment, program, folder, console)
+        record = same_run(folder, config, program.config, program.tokenizer, corpus, experiment, console)
         checkpoints = Checkpoints(folder / "checkpoints", experiment.checkpoint, program.tokenizer.fingerprint)
         closing.callback(checkpoints.close)
         done = checkpoints.latest()
-        record = same_run(folder, config, program.config, program.tokenizer, corpus, experiment, console)
         if done is not None and done >= experiment.train.steps:
             console.say(f"run {folder} is complete: {done} of {experiment.train.steps} steps are done")
             console.say(f"  more: --config.train.steps={2 * done}    anew: --fresh")

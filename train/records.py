@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 # A resumed run may differ in these: they change where, how often and how long, not what is computed from which data.
-HARMLESS = ("run.", "checkpoint.", "mesh.", "sharding.", "data.cache_dir", "data.prefetch", "data.workers", "expect.")
+HARMLESS = ("run.", "checkpoint.", "mesh.", "sharding.", "expect.")
+HARMLESS_DATA = ("cache_dir", "prefetch", "workers", "language", "licence", "max_epochs")  # no batch depends on them
 HARMLESS_TRAIN = (
     "steps",
     "log_every",
@@ -168,6 +169,7 @@ def _is_harmless(name: str) -> bool:
         name.startswith(HARMLESS)
         or (section == "train" and leaf in HARMLESS_TRAIN)
         or (section == "model" and leaf in HARMLESS_MODEL)
+        or (section == "data" and leaf.rpartition(".")[2] in HARMLESS_DATA)
     )
 
 

@@ -88,3 +88,19 @@ def test_differences_are_harmless_or_another_run():
     harmless, other = compare_configs(saved, now)
     assert harmless == ["mesh.fsdp: 1 -> 4", "train.steps: 10 -> 20"]
     assert other == ["model.embed_dim: 32 -> 64", "train.global_batch: 8 -> 16"]
+
+
+@pytest.mark.parametrize(
+    ("leaf", "is_harmless"),
+    [
+        ("data.workers", True),
+        ("data.mixture.code.max_epochs", True),
+        ("data.mixture.code.licence", True),
+        ("data.mixture.code.weight", False),
+        ("data.packing", False),
+        ("data.curriculum", False),
+    ],
+)
+def test_leaves_of_the_data_that_change_no_batch_may_change(leaf, is_harmless):
+    harmless, other = compare_configs({leaf: 1}, {leaf: 2})
+    assert (harmless, other) == (([f"{leaf}: 1 -> 2"], []) if is_harmless else ([], [f"{leaf}: 1 -> 2"]))

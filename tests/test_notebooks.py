@@ -99,3 +99,15 @@ def test_a_notebook_holds_what_its_source_does(path):
 
 def test_every_notebook_has_a_source():
     assert SOURCES and {path.stem for path in FOLDER.glob("*.ipynb")} == {path.stem for path in SOURCES}
+
+
+def test_data_runs(figures, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.chdir(FOLDER)
+    names = execute(FOLDER / "data.py")
+    assert "\nTrue\n" in capsys.readouterr().out and names["inspection"].documents == 500
+    packings = names["packings"]
+    assert list(packings.index) == ["chunk", "isolate", "first_fit", "best_fit"]
+    assert packings["filled"].between(0.97, 1).all() and packings["rows"].max() <= packings["rows"].min() * 1.03
+    (image,) = figures()[0].axes[0].images
+    assert image.get_array().shape == (16, 256) and len(np.unique(image.get_array())) > 2

@@ -21,7 +21,8 @@ from data.objectives.denoising import SpanCorruption
 from data.objectives.examples import Objective
 from data.objectives.masking import MaskedLM
 from data.rows import StoreRows, store_rows
-from data.store.store import TokenStore, write_store
+from data.store.store import TokenStore, open_store
+from data.store.writer import StoreWriter
 from data.tokenizers.tokenizer import ByteTokenizer
 
 VOCAB = 32_000
@@ -63,8 +64,11 @@ def objectives(length: int) -> Iterator[tuple[str, Objective, tuple[str, ...]]]:
 def write(folder: Path, num_tokens: int) -> TokenStore:
     rng = np.random.default_rng(0)
     lengths = np.maximum(rng.lognormal(5.7, 1.0, num_tokens // 400).astype(int), 1)
-    documents = ((rng.integers(5, VOCAB - 200, length, dtype=np.int32), 0) for length in lengths)
-    return write_store(folder, documents, tokenizer=Ids(), source_fingerprint="random", split="train")
+    documents = [rng.integers(5, VOCAB - 200, length, dtype=np.int32) for length in lengths]
+    writer = StoreWriter(folder, Ids(), "train", has_scores=False)
+    writer.append(documents, list(map(str, range(len(documents)))), 0)
+    writer.finish(source_fingerprint="random", provenance={})
+    return open_store(folder)
 
 
 def measure(rows: StoreRows, batch: int, seconds: float) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-LEFTOVER_AGE = 24 * 3600  # seconds after which what a killed process left is removed
+LEFTOVER_AGE = 14 * 24 * 3600  # seconds after which what a killed process left is removed: it may be continued
 
 
 @contextmanager
@@ -104,9 +104,10 @@ def _is_file(file: IO[str], path: Path) -> bool:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Removes what killed processes left in `parent` more than a day ago: `.*.tmp`, and `.NAME.building` with its lock.
+    """Removes what killed processes left in `parent` two weeks ago: `.*.tmp`, and `.NAME.building` with its lock.
 
-    A folder in which a process still works is left alone, whatever its age.
+    What a process still works on, or holds the lock of, is left alone, whatever its age: who may continue a build takes
+    its lock first.
     """
     oldest = time.time() - LEFTOVER_AGE
     for entry in parent.glob(".*.tmp"):

@@ -133,26 +133,28 @@ class SentenceShuffle:
 
 @dataclass(frozen=True)
 class BackTranslation:
-    """Each sentence to another language and back (Sennrich et al. 2016), by two functions from texts to texts.
+    """Each sentence to another language and back (Sennrich et al. 2016), by two functions of texts and a seed.
 
-    The random numbers are not used: where the functions draw, they draw by themselves. Raises ValueError if they do
-    not return a text for each one.
+    Where the functions draw, they do so by the seed, a number from 0 to 2^31 - 1. A sentence for which one of them has
+    a blank text stays as it is. Raises ValueError if they do not return a text for each one.
     """
 
-    there: Callable[[list[str]], list[str]]
-    back: Callable[[list[str]], list[str]]
+    there: Callable[[list[str], int], list[str]]
+    back: Callable[[list[str], int], list[str]]
+    name: str = "back_translation"  # in the records
 
     def __call__(self, text: str, rng: np.random.Generator) -> str:
         spans = sentence_spans(text)
         if not spans:
             return text
-        sentences = [text[first:last] for first, last in spans]
+        sentences = dict(enumerate(text[first:last] for first, last in spans))
+        translated = sentences
         for name in ("there", "back"):
-            translated = getattr(self, name)(sentences)
-            if len(translated) != len(sentences):
-                raise ValueError(f"`{name}` returned {len(translated)} texts for {len(sentences)}: one each is needed")
-            sentences = translated
-        return replaced(text, spans, sentences)
+            found = getattr(self, name)(list(translated.values()), int(rng.integers(2**31)))
+            if len(found) != len(translated):
+                raise ValueError(f"`{name}` returned {len(found)} texts for {len(translated)}: one each is needed")
+            translated = {place: new for place, new in zip(translated, found, strict=True) if new.strip()}
+        return replaced(text, spans, list((sentences | translated).values()))
 
 
 TRANSFORMS: dict[str, type] = {
@@ -201,7 +203,8 @@ def augment(
     """Records for a JSONL file: each document as it is, unless `original` is False, then `copies` changed ones.
 
     A changed copy has "#aug1", "#aug2", … behind its id, and says its `transform` and `seed`. Its random numbers are
-    a function of seed, id and copy: neither the order of the documents nor who computes them matters.
+    a function of seed, id and copy: neither the order of the documents nor who computes them matters. So documents of
+    one id, in two files say, get the same random numbers.
     Raises ValueError for no copies, and for no transforms.
     """
     if copies < 1 or not transforms:
@@ -226,7 +229,11 @@ def _described(transform: Transform) -> str:
     if type(transform) in names:
         fields = [getattr(transform, field.name) for field in dataclasses.fields(transform)]  # pyright: ignore
         return ":".join(map(str, [names[type(transform)], *fields]))
-    return getattr(transform, "__name__", type(transform).__name__)
+    return (
+        transform.name
+        if isinstance(transform, BackTranslation)
+        else getattr(transform, "__name__", type(transform).__name__)
+    )
 
 
 def _check_rate(transform: Any) -> None:

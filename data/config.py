@@ -86,6 +86,8 @@ class DataConfig:
         _require(self, "data", "mixture_stages", rising, "rising steps above 0")
         if not self.mixture and (self.mixture_stages or temperature != 1):
             raise ValueError("data.mixture_stages and data.mixture_temperature would change nothing without a mixture")
+        if self.mixture:
+            self._check_mixture()
         lacks = [name for name, part in self.parts.items() if not part.source.score_field]
         if self.curriculum == "score" and lacks:
             raise ValueError(f"data.curriculum='score' needs data.score_field; none is set for {', '.join(lacks)}")
@@ -97,6 +99,25 @@ class DataConfig:
             names = (field.name for field in dataclasses.fields(SourceConfig))
             return {"": PartConfig(SourceConfig(**{name: getattr(self, name) for name in names}), (), math.inf)}
         return {name: self._part(name, dict(self.mixture[name])) for name in sorted(self.mixture)}
+
+    def _check_mixture(self) -> None:
+        unread = [field for field in dataclasses.fields(SourceConfig) if field.name != "path"]
+        if changed := [f"{f.name}={getattr(self, f.name)!r}" for f in unread if getattr(self, f.name) != f.default]:
+            raise ValueError(
+                f"data has {', '.join(changed)}, which a mixture does not read: set it in each defaults.source(…)"
+            )
+        weights = {name: part.weight for name, part in self.parts.items()}
+        lacks = [name for name, weight in weights.items() if not weight]
+        if lacks and len(lacks) < len(weights):
+            having = ", ".join(name for name in weights if name not in lacks)
+            raise ValueError(
+                f"data.mixture: {having} have a weight and {', '.join(lacks)} none: give one to all or none"
+            )
+        if lacks and self.mixture_stages:
+            raise ValueError(f"data.mixture_stages {self.mixture_stages} change nothing: no part has a weight")
+        for stage, step in enumerate((0, *self.mixture_stages)):
+            if not lacks and not any(weight[stage if len(weight) > 1 else 0] for weight in weights.values()):
+                raise ValueError(f"data.mixture: all weights of the stage from step {step} on are 0: one must be above")
 
     def _part(self, name: str, leaves: dict[str, Any]) -> PartConfig:
         section, fields = f"data.mixture.{name}", {field.name for field in dataclasses.fields(SourceConfig)}

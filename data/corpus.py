@@ -12,13 +12,13 @@ from data.atomic import locked, new_folder, remove_leftovers
 from data.config import DataConfig, SourceConfig
 from data.errors import DataError
 from data.sources.documents import Document
-from data.sources.read import provenance, read_documents
+from data.sources.read import State, provenance, read_documents
 from data.split import HELD_OUT, TRAIN, split_by_document, split_tail, tail_start
-from data.store.build import build_stores
+from data.store.build import build_stores, is_built
 from data.store.format import FORMAT_VERSION
-from data.store.store import TokenStore, check_tokenizer, open_store, verify_changed
-from data.store.survey import SourceChanged, SourceHash, forget, survey_source
-from data.tokenizers.sentencepiece_training import TRAINING_VERSION
+from data.store.store import TokenStore, check_tokenizer, open_store, record_provenance, verify_changed
+from data.store.survey import SourceChanged, SourceHash, Survey, find_survey, forget, survey_source
+from data.tokenizers.sentencepiece_training import TRAINING_VERSION, check_vocab
 from data.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 
 Report = Callable[[str], object]
@@ -58,17 +58,25 @@ def prepare(config: DataConfig, report: Report = print) -> Corpus:
     """The tokenizer and the token stores of `config`, made once in `cache_dir` and reused while nothing changes.
 
     A source is read and hashed once, and again when its files' names, sizes or times change: see
-    `data.sources.read.stamp`. Each source has its own stores, keyed by its documents, the split and the tokenizer:
-    weights, stages and other sources do not count. A killed build goes on where it was; processes may prepare the same corpus
-    at once: one builds, the others wait. Stores are verified when they are built and when their files have changed
-    since. The provenance in a store is that of the source it was built from.
+    `data.sources.read.State`. Each source has its own stores, keyed by its documents, the split and the tokenizer:
+    weights, stages and other sources do not count. A killed build goes on where it was; processes may prepare the
+    same corpus at once: one builds, the others wait. Stores are verified when they are built and when their files
+    have changed since. The provenance in a store is that of the source as it was last prepared.
 
     A sentencepiece tokenizer is trained on the training splits of all sources only; a character tokenizer knows all
     characters. `report` gets a short line about each stage. Raises DataError for all that is wrong with the data.
     """
+    if "://" in config.cache_dir:
+        raise DataError(
+            f"data.cache_dir {config.cache_dir!r} is a URL, and stores are built in a folder: set it to one of this "
+            "machine, and copy what was built"
+        )
     cache = Path(config.cache_dir).expanduser()
-    parts = {name: _Part(name, part.source, config, cache, report) for name, part in config.parts.items()}
-    tokenizer = _tokenizer(config, parts, cache, report)
+    # All that can be wrong with names comes to light before hours of reading.
+    loaded = _loaded(config)
+    found = {name: find_survey(part.source, cache, report) for name, part in config.parts.items()}
+    parts = {name: _Part(name, part.source, found[name], config, cache, report) for name, part in config.parts.items()}
+    tokenizer = loaded or _learned(config, parts, cache, report)
     keys = {name: part.key(tokenizer) for name, part in parts.items()}
     splits = {name: part.stores(tokenizer) for name, part in parts.items()}
     return Corpus(tokenizer, splits, fingerprint=_digest(FORMAT_VERSION, sorted(keys.items())))
@@ -77,14 +85,18 @@ def prepare(config: DataConfig, report: Report = print) -> Corpus:
 class _Part:
     """One source of a corpus, surveyed."""
 
-    def __init__(self, name: str, source: SourceConfig, config: DataConfig, cache: Path, report: Report):
+    def __init__(
+        self, name: str, source: SourceConfig, found: Survey | State, config: DataConfig, cache: Path, report: Report
+    ):
         self._source, self._config, self._cache, self._report = source, config, cache, report
         self._label = f"{name}: " if name else ""
         started = time.perf_counter()
-        self.survey, read = survey_source(source, cache, report)
+        unread = isinstance(found, State)
+        self.survey = survey_source(source, found, cache, report) if unread else found
         size = f"{self.survey.num_documents:,} documents, {self.survey.num_bytes / 1e6:.1f} MB"
-        how = _since(started) if read else "unchanged"
+        how = _since(started) if unread else "unchanged"
         self._report(f"data: {self._label}{size} of {source.path} ({how})")
+        self._provenance = provenance(source, self.survey.origin)
         self.survey.check_split(source.path, config.held_out, config.held_out_by)
 
     def documents(self) -> Iterator[Document]:
@@ -109,7 +121,7 @@ class _Part:
 
     def stores(self, tokenizer: Tokenizer) -> Splits:
         folder = self._cache / "stores" / self.key(tokenizer)
-        started, reused = time.perf_counter(), folder.is_dir()
+        started, reused = time.perf_counter(), is_built(folder)
         if not reused:
             try:
                 build_stores(
@@ -119,7 +131,7 @@ class _Part:
                     tokenizer,
                     self.survey,
                     name=self._source.path,
-                    provenance=provenance(self._source),
+                    provenance=self._provenance,
                     has_scores=bool(self._source.score_field),
                     report=self._report,
                 )
@@ -129,6 +141,7 @@ class _Part:
         sides = {side: open_store(folder / side) for side in (TRAIN, HELD_OUT)}
         for side, store in sides.items():
             verify_changed(store)
+            sides[side] = store = record_provenance(store, self._provenance)
             check_tokenizer(store, tokenizer)
             counts = f"{store.num_documents:,} documents, {store.num_tokens:,} tokens"
             rate = f"{store.num_bytes / store.num_tokens:.2f} bytes/token"
@@ -138,11 +151,16 @@ class _Part:
         return Splits(sides[TRAIN], sides[HELD_OUT])
 
 
-def _tokenizer(config: DataConfig, parts: Mapping[str, _Part], cache: Path, report: Report) -> Tokenizer:
+def _loaded(config: DataConfig) -> Tokenizer | None:
+    """The tokenizer, where no text is needed for it. Raises DataError for one that is not there or cannot be."""
     if config.tokenizer == "byte":
         return ByteTokenizer()
-    if config.tokenizer not in ("char", "sentencepiece"):
-        return load_tokenizer(config.tokenizer)
+    if config.tokenizer == "sentencepiece":
+        check_vocab(config.tokenizer_vocab)
+    return None if config.tokenizer in ("char", "sentencepiece") else load_tokenizer(config.tokenizer)
+
+
+def _learned(config: DataConfig, parts: Mapping[str, _Part], cache: Path, report: Report) -> Tokenizer:
     surveys = [part.survey.fingerprint for part in parts.values()]
     if config.tokenizer == "char":
         key = _digest("char", surveys)

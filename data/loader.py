@@ -8,7 +8,7 @@ from absl import flags
 from data.errors import DataError
 from data.mixture import Mixture
 from data.order import Order, hashed
-from data.rows import PlainRows, Rows
+from data.rows import ManyRows, Rows
 
 Batch = dict[str, np.ndarray]
 
@@ -141,8 +141,8 @@ def held_out_batches(rows: Rows, *, batch_size: int, max_sequences: int) -> Iter
 
 def _examples(rows: Rows, rows_N: np.ndarray, index_N: np.ndarray, key: int) -> Batch:
     """The examples of `rows_N`, rows first; `index_N` are what, with the key, decides the random numbers of each."""
-    if isinstance(rows, PlainRows):
-        return rows.examples(rows_N)
+    if isinstance(rows, ManyRows):
+        return rows.examples(rows_N, _generators(key, index_N.tolist()))
     batch = _empty(rows, len(rows_N))
     for place, (row, rng) in enumerate(zip(rows_N.tolist(), _generators(key, index_N.tolist()), strict=True)):
         for name, values in rows.example(row, rng).items():

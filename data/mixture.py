@@ -23,8 +23,9 @@ class Mixture:
     Which part example i is of, and how many examples of that part come before it, is looked up, not counted: it depends
     on neither the number of steps nor that of processes.
 
-    Raises DataError for parts that do not fit together, for a share of less than one example in PERIOD, and for a part
-    that the run would read more than `max_epochs` times.
+    Raises DataError for parts that do not fit together, for a stage that begins after the run, for a share of less than
+    one example in PERIOD, for a part with a weight of which the run draws nothing, and for one that it would read more
+    than `max_epochs` times.
     """
 
     def __init__(self, parts: Mapping[str, Rows], config: DataConfig, *, global_batch: int, seed: int, steps: int):
@@ -39,6 +40,11 @@ class Mixture:
         self._by_rows = not any(config.parts[name].weight for name in self._names)
         self._weights, self._temperature = _weights(config, self.parts), config.mixture_temperature
         self._first_steps = (0, *config.mixture_stages)
+        if self._first_steps[-1] >= steps:
+            raise DataError(
+                f"data.mixture_stages {config.mixture_stages}: no step of a run of {steps} is in the last stage: use "
+                "fewer stages, or more steps"
+            )
         self._shares = [_shares(weights_K, self._temperature) for weights_K in self._weights]
         self._stages: list[_Stage] = []
         for number, (step, share_K) in enumerate(zip(self._first_steps, self._shares, strict=True)):
@@ -47,6 +53,7 @@ class Mixture:
             counts_K = _counts(share_K, self._names, step)
             self._stages.append(_Stage(first, before_K, counts_K, hashed(f"mixture {seed} {number}", 8)))
         self._firsts = np.array([stage.first for stage in self._stages])
+        self._check_drawn()
         self._check_epochs()
 
     def locate(self, indices_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -68,12 +75,15 @@ class Mixture:
         return {name: count / len(self.parts[name]) for name, count in self.examples(step).items()}
 
     def table(self) -> str:
-        """What each part is asked for and gives, in the stages and in the whole run: lines of text."""
+        """What each part is asked for and what this run draws of it, in the stages and in all: lines of text."""
         lines = [f"{'part':<16} {'rows':>12} {'asked':>16} {'drawn':>16} {'examples':>14} {'epochs':>8}"]
         counts, epochs = self.examples(self._steps), self.epochs(self._steps)
+        before = [self._before(step * self._global_batch) for step in (*self._first_steps, self._steps)]
+        drawn_SK = np.diff(before, axis=0)
+        drawn_SK = drawn_SK / drawn_SK.sum(axis=1, keepdims=True)
         for part, name in enumerate(self._names):
             asked = " ".join(f"{100 * share_K[part]:.2f}%" for share_K in self._shares)
-            drawn = " ".join(f"{100 * stage.counts_K[part] / PERIOD:.2f}%" for stage in self._stages)
+            drawn = " ".join(f"{100 * share:.2f}%" for share in drawn_SK[:, part])
             rows = len(self.parts[name])
             lines.append(f"{name:<16} {rows:>12,} {asked:>16} {drawn:>16} {counts[name]:>14,} {epochs[name]:>8.2f}")
         if len(self._stages) > 1:
@@ -92,6 +102,17 @@ class Mixture:
         """Examples of each part before example `index`, (parts,)."""
         stage = int(np.searchsorted(self._firsts, index, "right")) - 1
         return self._stages[stage].before(index)
+
+    def _check_drawn(self) -> None:
+        examples = self.examples(self._steps)
+        for part, name in enumerate(self._names):
+            most = max(share_K[part] for share_K in self._shares)
+            if most > 0 and not examples[name]:
+                raise DataError(
+                    f"data.mixture.{name}: its share is {100 * most:.2g} % at most, and none of the "
+                    f"{self._steps * self._global_batch} examples of {self._steps} steps is drawn from it: give it "
+                    "more weight, train for more steps, or leave it out (a weight of 0.0)"
+                )
 
     def _check_epochs(self) -> None:
         examples = self.examples(self._steps)
@@ -168,21 +189,11 @@ def _same_features(parts: Mapping[str, Rows]) -> dict:
 
 def _weights(config: DataConfig, parts: Mapping[str, Rows]) -> list[np.ndarray]:
     """The weight of each part in each stage."""
-    given = {name: config.parts[name].weight for name in parts}
-    stages = 1 + len(config.mixture_stages)
-    lacking = [name for name, weight in given.items() if not weight]
-    if lacking and len(lacking) < len(given):
-        having = ", ".join(name for name in given if name not in lacking)
-        raise DataError(f"data.mixture: {having} have a weight and {', '.join(lacking)} none: give one to all or none")
-    if lacking:
-        if stages > 1:
-            raise DataError(f"data.mixture_stages {config.mixture_stages} change nothing: no part has a weight")
+    given = [config.parts[name].weight for name in parts]
+    if not all(given):
         return [np.array([len(rows) for rows in parts.values()], np.float64)]
-    weights = [np.array([w[stage if len(w) > 1 else 0] for w in given.values()], np.float64) for stage in range(stages)]
-    for step, weights_K in zip((0, *config.mixture_stages), weights, strict=True):
-        if not weights_K.any():
-            raise DataError(f"data.mixture: all weights of the stage from step {step} on are 0: one must be above")
-    return weights
+    stages = range(1 + len(config.mixture_stages))
+    return [np.array([w[stage if len(w) > 1 else 0] for w in given], np.float64) for stage in stages]
 
 
 def _shares(weights_K: np.ndarray, temperature: float) -> np.ndarray:

@@ -4,12 +4,12 @@ import hashlib
 
 import numpy as np
 
+from data.config import CURRICULA
 from data.errors import DataError
 from data.rows import ChunkRows, PackedRows, Rows
+from data.shuffle import shuffled
 
-CURRICULA = ("", "length", "score")
 _BUCKET = 64  # rows of a curriculum that are shuffled together
-_ROUNDS = 4  # of the cipher behind a permutation
 
 
 class Order:
@@ -34,16 +34,11 @@ class Order:
 
     def __call__(self, numbers_N: np.ndarray) -> np.ndarray:
         """The rows, int64 (N,), of numbers (N,)."""
-        from grain.experimental import index_shuffle  # a second of import, which `data.order` alone should not cost
-
         epochs_N, places_N = np.divmod(np.asarray(numbers_N, np.int64), self._rows)
-        seeds = ((self._seed + epochs_N) % 2**32).tolist()
-        last = self._rows - 1
-        shuffled = [
-            index_shuffle(place, max_index=last, seed=seed, rounds=_ROUNDS)
-            for place, seed in zip(places_N.tolist(), seeds, strict=True)
-        ]
-        rows_N = np.array(shuffled, np.int64)
+        rows_N = np.empty_like(places_N)
+        for epoch in np.unique(epochs_N).tolist():
+            at = epochs_N == epoch
+            rows_N[at] = shuffled(places_N[at], self._rows - 1, (self._seed + epoch) % 2**32)
         return rows_N if self._first is None else np.where(epochs_N == 0, self._first[places_N], rows_N)
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from data.atomic import new_folder, write_file
+from data.atomic import new_folder, remove_leftovers, write_file
+from data.config import PACKING
 from data.errors import DataError
 from data.objectives.examples import Objective
 from data.store.store import TokenStore
 
-METHODS = ("isolate", "first_fit", "best_fit")
+METHODS = PACKING[1:]  # chunk cuts the text as it comes, and needs no plan
 _VERSION = 1  # of what is kept on disk
 
 
@@ -77,8 +78,10 @@ def make_plan(store: TokenStore, objective: Objective, method: str, cache: str |
         A document longer than a row is cut into full rows and a rest.
     best_fit: the same, each into the row that it fills up most (Ding et al. 2024, "Fewer Truncations").
 
-    Raises DataError for a store in which nothing is predicted.
+    Raises DataError for another method, and for a store in which nothing is predicted.
     """
+    if method not in METHODS:
+        raise DataError(f"the packing {method!r} is not one of {', '.join(METHODS)}")
     needed = slots(objective)
     if cache is None:
         return _planned(store, needed, method)
@@ -87,6 +90,7 @@ def make_plan(store: TokenStore, objective: Objective, method: str, cache: str |
     digest.update(np.ascontiguousarray(store.document_starts).tobytes())
     folder = Path(cache).expanduser() / digest.hexdigest()
     if not folder.is_dir():
+        remove_leftovers(folder.parent)
         with new_folder(folder) as temporary:
             _save(temporary, _planned(store, needed, method))
     return _load(folder)

@@ -16,9 +16,10 @@ _BETWEEN = (
 _LETTERS = f"[^{_BETWEEN}{UNSPACED}]+"
 _WORD = re.compile(rf"[{UNSPACED}]|{_LETTERS}(?:['’\-]{_LETTERS})*")
 # A sentence ends at its marks with what closes quotes and brackets, at an empty line, or at the end of the text.
-_LATIN_END = r"[.!?\u2026]+[\"'”’)\]]*(?=\s|\Z)"
-_CHINESE_END = r"[。！？]+[”’」』）]*"
-_SENTENCE = re.compile(rf"\S.*?(?:{_LATIN_END}|{_CHINESE_END}|(?=\n[ \t\r]*\n)|\Z)", re.DOTALL)
+# A run of marks is tried once, from its first: from each of them, the time would be quadratic.
+_LATIN_END = r"(?<![.!?\u2026])[.!?\u2026]++[\"'”’)\]]*+(?=\s|\Z)"
+_CHINESE_END = r"[。！？]++[”’」』）]*+"
+_SENTENCE = re.compile(rf"(?=\S).*?(?:{_LATIN_END}|{_CHINESE_END}|(?=\n[ \t\r]*\n)|\Z)", re.DOTALL)
 
 
 def words(text: str) -> list[str]:

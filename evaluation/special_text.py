@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from data.tokenizers.huggingface import HuggingFaceTokenizer
 from data.tokenizers.tokenizer import Tokenizer
 
 _MARK = re.compile("<(mask|extra_[0-9]+)>")
@@ -15,7 +16,8 @@ def encode_marked(tokenizer: Tokenizer, text: str) -> list[int]:
     Raises:
         ValueError: a mark that the tokeniser has no id for.
     """
-    if tokenizer.kind == "huggingface":  # its special tokens may take a space beside them: it must see the whole text
+    if isinstance(tokenizer, HuggingFaceTokenizer) and not tokenizer.split_special_tokens:
+        # Its special tokens may take a space beside them: it must see the whole text.
         return tokenizer.encode(_MARK.sub(lambda mark: _own_text(tokenizer, mark[1]), text))
     ids: list[int] = []
     for part, piece in enumerate(_MARK.split(text)):

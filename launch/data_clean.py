@@ -2,6 +2,8 @@
 
 import ast
 import dataclasses
+import hashlib
+import json
 import os
 import sys
 import time
@@ -42,7 +44,7 @@ def define(values: flags.FlagValues) -> None:
         "set",
         [],
         "a threshold of a rule, RULE.FIELD=VALUE (language.keep=en,zh); may be given several times. Gopher's stop "
-        "words are English: gopher_quality.min_stop_words=0 for other languages",
+        "words are English: with another --language, their number is 0 where it is not set",
         flag_values=values,
     )
     define_source(values, tuple(FIELDS))
@@ -81,14 +83,15 @@ def run(values: Any, rest: Sequence[str]) -> int:
     own = ("exact_duplicates", "near_duplicates", "ngram", "permutations")
     own += ("overlap", "contaminated", "examples", "seed")
     chosen = {name: values[name].value for name in own}
-    settings = CleanConfig(rules=_rules(values), decontaminate=tuple(evaluation), **chosen)
+    settings, remark = _thresholds(values)
+    settings = CleanConfig(rules=_rules(values, settings), decontaminate=tuple(evaluation), **chosen)
     if values.workers < 0:
         raise ValueError(f"--workers={values.workers} is negative: use 0 for one for each core")
     sources = [SourceConfig(path, **source_fields(values)) for path in rest]
     finished = os.path.exists(os.path.join(os.path.expanduser(values.out), MANIFEST))
     with _Shown() as show:
         report = clean(sources, values.out, settings, show, workers=values.workers or _cores())
-    _say_report(report, STEP_COLUMNS, step_rows(report), notes(report))
+    _say_report(report, STEP_COLUMNS, step_rows(report), [*notes(report), *remark])
     print(f"{values.out} {'was finished before' if finished else 'is finished'}: see {values.out}/report.html")
     return 0
 
@@ -98,23 +101,48 @@ class RunScorer:
     """Loads a model in the process that scores with it; as a value, it travels to worker processes."""
 
     run: str
+    step: int | None  # of a run, the checkpoint: training may write newer ones meanwhile; None: it has none to choose
+    state: str  # digest of the model, its tokeniser and data, and of the sizes and times of its weights
 
     def __call__(self) -> Callable[[str], float]:
         # Workers may share one accelerator: none may take its whole memory at once.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         from launch.load import load
 
-        model = load(self.run)
+        model = load(self.run, step=self.step)
         bits_per_byte = getattr(model, "bits_per_byte", None)
         if bits_per_byte is None:
             raise ValueError(f"{self.run} predicts no text token by token: --perplexity_run needs a causal model")
         return bits_per_byte
 
 
-def _rules(values: Any) -> tuple[Any, ...]:
-    from data.cleaning.rules import RULES, make_rules
+def scorer_of(run: str) -> RunScorer:
+    """With the newest finished checkpoint that a run has now. Raises RunError where there is no such folder."""
+    from launch.count import TABLE
+    from launch.published import find, is_published
+    from launch.saved import read_run
+    from train.checkpoint import finished_steps
 
-    names = [name.strip() for name in values.rules if name.strip()]
+    folder = find(run)
+    step = max(finished_steps(folder / "checkpoints"), default=None)
+    if is_published(folder):
+        known, read = None, folder.glob("*")
+    else:
+        record = read_run(folder)
+        known = json.dumps([record["model"], record["fingerprints"]], sort_keys=True)
+        read = folder.glob(TABLE) if step is None else (folder / "checkpoints" / str(step)).glob("**/*")
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(read) if path.is_file()]
+    return RunScorer(run, step, hashlib.blake2b(repr((known, files)).encode(), digest_size=16).hexdigest())
+
+
+def _names(values: Any) -> list[str]:
+    return [name.strip() for name in values.rules if name.strip()]
+
+
+def _thresholds(values: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The fields of rules that are not the default, by rule; and what there is to say of them."""
+    from data.cleaning.rules import RULES
+
     settings: dict[str, dict[str, Any]] = {}
     for given in values.set:
         place, equals, value = given.partition("=")
@@ -124,6 +152,20 @@ def _rules(values: Any) -> tuple[Any, ...]:
         if field in settings.get(rule, {}):
             raise ValueError(f"--set={place} is given twice")
         settings.setdefault(rule, {})[field] = _value(RULES.get(rule), field, value)
+    quality, language = "gopher_quality", values.language.lower().partition("-")[0]
+    own = {"min_stop_words", "stop_words"} & settings.get(quality, {}).keys()
+    if language in ("", "en") or quality not in _names(values) or own:
+        return settings, []
+    settings.setdefault(quality, {})["min_stop_words"] = 0
+    return settings, [
+        f"Of texts in {values.language!r}, {quality} asked for no stop words: those it knows are English."
+    ]
+
+
+def _rules(values: Any, settings: dict[str, dict[str, Any]]) -> tuple[Any, ...]:
+    from data.cleaning.rules import make_rules
+
+    names = _names(values)
     scored = values.max_bits_per_byte is not None or values.min_bits_per_byte
     if bool(values.perplexity_run) != bool(scored):
         raise ValueError("--perplexity_run and --max_bits_per_byte (or --min_bits_per_byte) go together")
@@ -131,8 +173,10 @@ def _rules(values: Any) -> tuple[Any, ...]:
         limits = {"minimum": values.min_bits_per_byte}
         if values.max_bits_per_byte is not None:
             limits["maximum"] = values.max_bits_per_byte
-        names += ["perplexity"] * ("perplexity" not in names)
-        settings["perplexity"] = settings.get("perplexity", {}) | limits | {"scorer": RunScorer(values.perplexity_run)}
+        if "perplexity" not in names:  # of the text as it was written: before anything personal is hidden
+            names.insert(names.index("personal") if "personal" in names else len(names), "perplexity")
+        scorer = {"scorer": scorer_of(values.perplexity_run)}
+        settings = settings | {"perplexity": settings.get("perplexity", {}) | limits | scorer}
     return make_rules(names, settings)
 
 
@@ -204,12 +248,16 @@ class _Shown:
 def describe(progress: "Progress", before: tuple[int, int], seconds: float) -> str:
     """One line; `before` are the documents and bytes that were done when the clock started."""
     documents, size = progress.documents - before[0], progress.bytes - before[1]
-    line = f"{progress.stage}: {progress.documents:,} documents, {progress.bytes / 1e6:,.1f} MB"
+    line = f"{progress.stage}: {progress.documents:,} documents"
+    if progress.bytes:
+        line += f", {progress.bytes / 1e6:,.1f} MB"
     if progress.documents:
         line += f", {progress.kept / progress.documents:.1%} kept"
     if not documents or not seconds:
         return line
-    line += f", {documents / seconds:,.0f} documents/s, {size / 1e6 / seconds:.2f} MB/s"
+    line += f", {documents / seconds:,.0f} documents/s"
+    if size:
+        line += f", {size / 1e6 / seconds:.2f} MB/s"
     if progress.total_documents:
         left = (progress.total_documents - progress.documents) / documents
     elif progress.total_bytes and progress.total_bytes >= progress.bytes:

@@ -25,9 +25,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("form", "encoder", FORMS, "for what kind of model a task becomes rows", flag_values=values)
     flags.DEFINE_string("objective", "causal_lm", "what the examples ask of the model", flag_values=values)
     flags.DEFINE_integer("max_length", 256, "tokens of an example", flag_values=values)
-    flags.DEFINE_integer("examples", 20, "random examples to show", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "other seeds draw other examples", flag_values=values)
-    flags.DEFINE_integer("max_documents", 0, "read no more than so many; 0: all", flag_values=values)
+    flags.DEFINE_integer("examples", 20, "random examples to show", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "other seeds draw other examples", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("max_documents", 0, "read no more than so many; 0: all", lower_bound=0, flag_values=values)
     flags.DEFINE_string("html", None, "write the report to this file too, with pictures", flag_values=values)
     define_source(values)
 

@@ -120,8 +120,11 @@ def _check(values: Any, rest: Sequence[str]) -> None:
             raise ValueError(f"--{name} would change nothing in {values.kind}: it is for {', '.join(kinds)}")
     if not values.out:
         raise ValueError("where to? --out=FOLDER is needed; to compare alone, give the text as --held_out=SOURCE")
-    if Path(values.out).expanduser().exists():
+    out = Path(values.out).expanduser()
+    if out.exists():
         raise DataError(f"{values.out} exists already: remove it, or give another --out")
+    if file := next((parent for parent in out.parents if parent.is_file()), None):
+        raise DataError(f"--out={values.out} would lie in the file {file}: give another --out")
 
 
 def _train(values: Any, sources: Sequence[str]) -> "Tokenizer":

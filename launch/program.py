@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.objectives.examples import Features, Objective
+from data.objectives.objectives import check_objective
 from data.rows import row_features
 from data.tokenizers.tokenizer import Tokenizer
 from launch.experiment import Experiment
@@ -88,6 +89,7 @@ def check(experiment: Experiment) -> Mesh:
             f"objective.name {experiment.objective.name!r} trains {' or '.join(sorted(architectures))} with head "
             f"{head!r}: model.architecture is {experiment.model.architecture!r} with head {experiment.model.head!r}"
         )
+    check_objective(experiment.objective, experiment.model.max_length)
     make_schedule(experiment.optimizer, experiment.train.steps)
     check_batch(mesh, experiment.rules, experiment.train.global_batch, experiment.train.microbatches)
     return mesh

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from data.corpus import Corpus
 from data.mixture import Mixture
+from data.objectives.denoising import UL2
 from data.objectives.examples import Objective
 from data.objectives.objectives import make_objective, special_names
-from data.rows import Rows, StoreRows, store_rows
+from data.rows import PackedRows, Rows, StoreRows, store_rows
 from data.store.store import TokenStore
 from data.tokenizers.special_tokens import WithSpecials
 from data.tokenizers.tokenizer import Tokenizer
@@ -50,9 +51,14 @@ def described(rows: Rows | Mixture) -> str:
 
 
 def _filled(rows: Rows) -> str:
-    shares = getattr(rows, "utilisation", {})
-    sides = ", ".join(f"{100 * share:.2f} % of {side}" for side, share in shares.items())
-    return f"packed: {len(rows):,} rows, filled {sides}" if sides else ""
+    if not isinstance(rows, PackedRows):
+        return ""
+    sides = ", ".join(f"{100 * share:.2f} % of {side}" for side, share in rows.utilisation.items())
+    # UL2 draws a denoiser, and with it the sizes, whenever a piece is read.
+    filled = "reserved (more than is filled)" if isinstance(rows.objective, UL2) else "filled"
+    unpredicted, most = rows.plan.unpredicted, rows.objective.overlap
+    silent = f"; documents of at most {most} token(s), which predict nothing: {unpredicted:,}" * (unpredicted > 0)
+    return f"packed: {len(rows):,} rows, {filled} {sides}{silent}"
 
 
 def _rows(experiment: Experiment, objective: Objective, store: TokenStore) -> StoreRows:

@@ -86,6 +86,8 @@ def run(config: ConfigDict, *, fresh: bool = False, again: str = "", console: Co
             )
         console.stop()
         step = int(jax.device_get(state.step))
+        epochs = ", ".join(f"{name or 'the corpus'} {share:.2f} times" for name, share in loader.epochs(step).items())
+        console.say(f"data: read {epochs}")
         if step < experiment.train.steps:
             saved = f"step {step} is saved" if step > (done or 0) else "no new step was done"
             console.say(f"stopped by {stop.name}: {saved}. The run continues with\n  {again or 'the same command'}")

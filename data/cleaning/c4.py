@@ -1,6 +1,7 @@
 """The rules of the Colossal Clean Crawled Corpus, by line and by page."""
 
 import functools
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ _LINE_ENDS = (".", "?", "!", '"', "'", "。", "？", "！", "”", "’", "」",
 _ELLIPSES = ("...", "…")
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
-_SENTENCE_END = re.compile(r"""[.?!]++["'”’)\]]*+(?=\s|$)|[。？！]++["'”’」』）]*+""")
+_SENTENCE_END = re.compile(r"""(?<![.?!])[.?!]++["'”’)\]]*+(?=\s|$)|[。？！]++["'”’」』）]*+""")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class C4:
     quote (or ends in an ellipsis), has fewer than `min_words_per_line` words or one of more than `max_word_length`
     characters, speaks of Javascript or of a policy on privacy, cookies or use. A page goes that keeps fewer than
     `min_sentences` sentences, or where a line that would be kept has "lorem ipsum" or a curly bracket.
+
+    One step of C4 is not here, since a rule sees a single page: of a span of three sentences that comes more than once
+    in the corpus, all but one went. The near duplicates among pages are another stage, `data.cleaning.duplicates`.
 
     The list of bad words is not part of Tessera: `bad_words` is a file with one word or phrase a line. A page that has
     one, in either case and not within another word (in scripts without spaces: anywhere), goes.
@@ -75,6 +79,12 @@ class C4:
         if self.bad_words and (found := _find_bad_word(text, self.bad_words)):
             return Dropped("bad_word", f"{found!r} of {self.bad_words}")
         return mended(text, "\n".join(kept))
+
+    def state(self) -> dict[str, str]:
+        if not self.bad_words:
+            return {}
+        content = Path(self.bad_words).expanduser().read_bytes()
+        return {"bad_words": hashlib.blake2b(content, digest_size=16).hexdigest()}
 
     def _lines(self, text: str) -> Iterator[str]:
         """The lines that pass as lines, stripped and without marks of citation."""

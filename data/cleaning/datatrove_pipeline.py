@@ -3,9 +3,10 @@
     datatrove_executor("slurm", sources, "/shared/clean", settings, tasks=100, time="10:00:00", partition="cpu").run()
 
 The work is divided by chunks of documents, so the output is that of `clean`, byte for byte:
-- rules, and the hashes of documents: `tasks` tasks. With as many sources as tasks or more, each reads its own sources;
-  with fewer, every task reads all of them and cleans its share, so name many files rather than one glob of them;
-- duplicates and evaluation texts: one task, which reads hashes only (150 bytes a document, and 0.5 kB on disk);
+- rules, evaluation texts, and the hashes of documents: `tasks` tasks. With as many sources as tasks or more, each
+  reads its own sources; with fewer, every task reads all of them and cleans its share, so name many files rather than
+  one glob of them;
+- duplicates: one task, which reads hashes only (150 bytes a document, and 0.5 kB on disk);
 - what is left: `tasks` tasks; then one that names the files and writes the report.
 
 All tasks need the folder, on a file system they share. What is done is not done again when it is run again.
@@ -16,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.cleaning import stages
-from data.cleaning.pipeline import begin, is_finished, publish
+from data.cleaning import repeats, stages
+from data.cleaning.pipeline import alone, begin, is_finished, publish
 from data.cleaning.report import Tally
 from data.cleaning.rule import Dropped, Rule
 from data.cleaning.settings import CleanConfig
@@ -129,6 +130,11 @@ def _work(stage: str, job: Job, rank: int, world_size: int) -> Iterator[Tally]:
     """The part of a stage that is the task `rank`'s; the counts of each of its chunks."""
     if is_finished(job):
         return
+    with alone(job, shared=world_size > 1):
+        yield from _done(stage, job, rank, world_size)
+
+
+def _done(stage: str, job: Job, rank: int, world_size: int) -> Iterator[Tally]:
     if stage == "rules":
         by_source = len(job.sources) >= world_size
         for index in range(len(job.sources)):
@@ -138,12 +144,11 @@ def _work(stage: str, job: Job, rank: int, world_size: int) -> Iterator[Tally]:
                 if by_source or chunk.number % world_size == rank:
                     yield stages.apply_rules(job, chunk)
     elif stage == "duplicates":
-        stages.find_duplicates(job)
-        stages.read_evaluation_sets(job)
+        repeats.find_duplicates(job, lambda done, kept, all: None)
     elif stage == "final":
-        for index in range(rank, len(job.chunks), world_size):
-            if not job.final(job.chunks[index]).exists():
-                yield stages.finish_chunk(job, index)
+        for chunk in stages.chunk_names(job)[rank::world_size]:
+            if not job.final(chunk).exists():
+                yield stages.finish_chunk(job, chunk)
     else:
         publish(job, lambda stage: None)
 

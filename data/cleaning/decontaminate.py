@@ -4,9 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from data.cleaning.rule import Dropped
 from data.cleaning.shingles import ngram_hashes, word_hashes, word_spans
 from data.config import SourceConfig
 from data.errors import DataError
@@ -53,6 +55,24 @@ class Overlap:
 
     def _place(self, ngrams: np.ndarray) -> np.ndarray:
         return np.minimum(np.searchsorted(self.ngrams_G, ngrams), len(self.ngrams_G) - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Decontamination:
+    """The last rule that a document meets, before any search for duplicates: of two alike, the clean one stays."""
+
+    name: ClassVar[str] = "decontamination"
+    source: ClassVar[str] = "shared n-grams: Brown et al. 2020, appendix C"
+
+    overlap: Overlap
+    contaminated: str  # "drop": the document goes; "cut": the shared words are taken out of it
+
+    def __call__(self, text: str) -> str | Dropped:
+        words = self.overlap.find(text)
+        if not len(words):
+            return text
+        rest = self.overlap.cut(text, words) if self.contaminated == "cut" else ""
+        return rest or Dropped("evaluation_text", self.overlap.explain(text, int(words[0])))
 
 
 def read_evaluation_sets(sources: Sequence[SourceConfig], n: int) -> Overlap:

@@ -9,15 +9,21 @@ import functools
 import hashlib
 import importlib.util
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from data.cleaning.shingles import combined, ngram_hashes, word_hashes
+from data.cleaning.unicode import stream_safe
 from data.errors import DataError
 
 _SLICE = 2**16  # shingles that are permuted at once: 32 MB of numbers for 128 permutations
+_TOLD = 1000  # documents between two reports
+# Staying documents of one bucket that a later one is compared with. Documents made from one template, alike but not
+# alike enough, fill a few buckets by the million; a true near duplicate shares other, rarer ones too.
+RIVALS = 100
 # Candidates are checked against each other, so a bucket may hold wrong ones; a pair that no bucket holds is lost.
 _WEIGHTS = (0.05, 0.95)  # of false positives and false negatives, in the choice of bands
 
@@ -28,6 +34,7 @@ class Duplicates:
 
     of_N: np.ndarray  # int64: its index; -1 for a document that stays
     jaccard_N: np.ndarray  # float32: estimated similarity to it; NaN where the texts are equal, or the document stays
+    crowded: int = 0  # staying documents that found a bucket full: there, later ones were not compared with them
 
 
 def check_installed() -> None:
@@ -38,7 +45,7 @@ def check_installed() -> None:
 
 def text_key(text: str) -> np.ndarray:
     """uint64 (2,): equal for texts that differ in white space or in the canonical Unicode form (NFC) only."""
-    plain = " ".join(unicodedata.normalize("NFC", text).split())
+    plain = " ".join(unicodedata.normalize("NFC", stream_safe(text)).split())
     return np.frombuffer(hashlib.blake2b(plain.encode(), digest_size=16).digest(), np.uint64)
 
 
@@ -81,16 +88,25 @@ def candidates(keys_NB: np.ndarray, left_out_N: np.ndarray) -> np.ndarray:
     return buckets
 
 
-def near_duplicates(buckets_MB: np.ndarray, signatures_MP: np.ndarray, threshold: float) -> Duplicates:
+def near_duplicates(
+    buckets_MB: np.ndarray,
+    signatures_MP: np.ndarray,
+    threshold: float,
+    tell: Callable[[int, int], object] = lambda done, kept: None,
+) -> Duplicates:
     """Of documents in source order: each goes if one that stays, before it, is at least `threshold` similar.
 
     So a document that goes names one that stays and is as similar as asked; documents that are only linked through a
-    chain of others do not pull each other out.
+    chain of others do not pull each other out. In each bucket, it is compared with the first RIVALS that stay, so that
+    the work grows with the number of documents and not with its square. `tell` hears how many are done, and stay.
     """
     of_M = np.full(len(buckets_MB), -1, np.int64)
     jaccard_M = np.full(len(buckets_MB), np.nan, np.float32)
     staying: list[dict[int, list[int]]] = [{} for _ in range(buckets_MB.shape[1])]
+    gone = crowded = 0
     for document, row in enumerate(buckets_MB):
+        if document % _TOLD == 0:
+            tell(document, document - gone)
         places = [(there, bucket) for there, bucket in zip(staying, row.tolist(), strict=True) if bucket >= 0]
         rivals = sorted({rival for there, bucket in places for rival in there.get(bucket, ())})
         if rivals:
@@ -98,10 +114,17 @@ def near_duplicates(buckets_MB: np.ndarray, signatures_MP: np.ndarray, threshold
             best = int(similar.argmax())
             if similar[best] >= threshold:
                 of_M[document], jaccard_M[document] = rivals[best], similar[best]
+                gone += 1
                 continue
+        full = 0
         for there, bucket in places:
-            there.setdefault(bucket, []).append(document)
-    return Duplicates(of_M, jaccard_M)
+            held = there.setdefault(bucket, [])
+            if len(held) < RIVALS:
+                held.append(document)
+            else:
+                full = 1
+        crowded += full
+    return Duplicates(of_M, jaccard_M, crowded)
 
 
 @functools.cache

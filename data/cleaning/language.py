@@ -3,6 +3,7 @@
 import functools
 import re
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, ClassVar
 
 from data.cleaning.rule import COUNT, FRACTION, Dropped, all_of, one_of, require
@@ -49,21 +50,42 @@ class Language:
         require(self, one_of("keep", "drop"), "short")
 
     def __call__(self, text: str) -> str | Dropped:
-        sample = _sample(text)
-        letters = len(_LETTER.findall(sample))
-        if letters < self.min_letters:
+        letters, found = self._read(text)
+        if not found:
             detail = f"{letters} letters, fewer than {self.min_letters}: too short to tell the language"
             return text if self.short == "keep" else Dropped("too_short", detail)
-        values = _detector(self.candidates).compute_language_confidence_values(sample)
-        found = {value.language.iso_code_639_1.name.lower(): value.value for value in values}
         confidence = sum(found[code] for code in set(self.keep))
         if confidence > 0 and confidence >= self.min_confidence:
             return text
-        likeliest = max(sorted(found), key=lambda code: found[code])
+        likeliest = _likeliest(found)
         if not found[likeliest]:
             return Dropped("language", f"none of {', '.join(self.candidates)}")
         wanted = f"{', '.join(self.keep)} at {confidence:.3f}, below {self.min_confidence:g}"
         return Dropped("language", f"{likeliest} with a confidence of {found[likeliest]:.3f}; {wanted}")
+
+    def detected(self, text: str) -> str:
+        """The likeliest of the candidates; "" for a text that is too short to tell, or in none of them."""
+        found = self._read(text)[1]
+        return _likeliest(found) if any(found.values()) else ""
+
+    def state(self) -> dict[str, str]:
+        return {"lingua": metadata.version("lingua-language-detector")}
+
+    def _read(self, text: str) -> tuple[int, dict[str, float]]:
+        """The letters that were read, and the confidence of each candidate; none where the letters are too few."""
+        sample = _sample(text)
+        letters = len(_LETTER.findall(sample))
+        return letters, _confidences(sample, self.candidates) if letters >= self.min_letters else {}
+
+
+def _likeliest(found: dict[str, float]) -> str:
+    return max(sorted(found), key=lambda code: found[code])
+
+
+@functools.lru_cache(maxsize=1)  # the rule and the record of the language that it found ask for the same text
+def _confidences(sample: str, candidates: tuple[str, ...]) -> dict[str, float]:
+    values = _detector(candidates).compute_language_confidence_values(sample)
+    return {value.language.iso_code_639_1.name.lower(): value.value for value in values}
 
 
 def _sample(text: str) -> str:

@@ -3,12 +3,14 @@
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
+from itertools import takewhile
 from typing import ClassVar
 
 from data.cleaning.rule import Dropped, all_of, one_of, require
+from data.words import Span, replaced
 
 KINDS = ("EMAIL", "IP", "CN_ID", "CARD", "PHONE")
 
@@ -19,63 +21,49 @@ _EMAIL = re.compile(
 )
 _IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)", re.ASCII)
 _IPV6 = re.compile(r"(?<![\w.:])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,35}(?![\w:])", re.ASCII)
-# Before a number with dots, it is a version: "version 1.20.3.4", "v. 1.20.3.4", "版本：1.20.3.4".
+# Before a number with dots, it is a version or a place in a book: "v. 1.20.3.4", "版本：1.20.3.4", "Table 3.2.1.4".
 _VERSION = re.compile(
-    r"(?:\bversions?|\bver|\bv|\brelease|\bbuild|\bsection|\bfirmware|版本号?)[.:：= ]{0,3}$", re.IGNORECASE
+    r"(?:(?:\bversions?|\bver|\bv|\brelease|\bbuild|\bsection|\bfirmware|版本号?)[.:：= ]{0,3}"
+    r"|(?:\bsections|\bsec|\bchapters?|\btables?|\bfig(?:ure)?s?|§|[第表图圖])[. ]{0,2})$",
+    re.IGNORECASE,
 )
-_CN_ID = re.compile(r"(?<![\w.-])[1-9]\d{16}[\dXx](?![\w-])", re.ASCII)
+# Before a number, no part of another: a dot stands alone after a letter, as in "Tel.13812345678".
+_APART = r"(?<![\w-])(?<!(?<![A-Za-z\u3400-\u9fff])\.)"
+_CN_ID = re.compile(rf"{_APART}[1-9]\d{{16}}[\dXx](?![\w-])", re.ASCII)
 _CARD = re.compile(
-    r"(?<![\w.+-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,4}|\d{4}([ -])\d{6}\2\d{4,5})(?![\w-]|\.\d)", re.ASCII
+    rf"{_APART}(?<!\+)(?:\d{{13,19}}|\d{{4}}([ -])\d{{4}}\1\d{{4}}\1\d{{1,4}}|\d{{4}}([ -])\d{{6}}\2\d{{4,5}})"
+    r"(?![\w-]|\.\d)",
+    re.ASCII,
 )
-_LONG_CARD = re.compile(r"(?<![\w.+-])\d{4}([ -])\d{4}\1\d{4}\1\d{4}\1\d{1,3}(?![\w-]|\.\d)", re.ASCII)
-_PHONE = re.compile(
-    r"""(?<![\w.+-])(?<!\d[,/])(?:
+_LONG_CARD = re.compile(rf"{_APART}(?<!\+)\d{{4}}([ -])\d{{4}}\1\d{{4}}\1\d{{4}}\1\d{{1,3}}(?![\w-]|\.\d)", re.ASCII)
+_ONE_PHONE = r"""(?:
         (?:\+86[ -]?|86[ -]|0086[ -]?)?1[3-9]\d(?:\d{8}|([ -])\d{4}\1\d{4})              # Chinese mobile
       | (?:\(0(?:10|2\d|[3-9]\d{2})\)[ ]?|0(?:10|2\d|[3-9]\d{2})[ -])[2-8]\d{6,7}         # Chinese landline
       | (?:\+?1[ .-]?)?(?:\([2-9]\d{2}\)[ ]?|[2-9]\d{2}(?=([ .-])[2-9]\d{2}\2)[.-])[2-9]\d{2}[ .-]\d{4}  # North America
       | \+1[ ]?[2-9]\d{2}[ ][2-9]\d{2}[ ]\d{4}
+      | (?<!\d[ ])(?:1[ ])?[2-9]\d{2}[ ][2-9]\d{2}[ ]\d{4}(?![ ]\d)                      # and not in a row of numbers
       | (?:\+[1-9]\d{0,2}|\(\+[1-9]\d{0,2}\))(?:[ .-]?\(\d{1,4}\))?(?:[ .-]?\d)?(?:[ .-]?\d{2,12}){1,6}  # elsewhere
-    )(?![\w]|-\d|\.\d)""",
-    re.ASCII | re.VERBOSE,
-)
+    )(?![\w]|-\d|\.\d)"""
+_PHONE = re.compile(_ONE_PHONE, re.ASCII | re.VERBOSE)
+# After a digit and "," or "/" a number is part of another, unless that one is a phone number too: a list is one match.
+_PHONES = re.compile(rf"{_APART}(?<!\+)(?<!\d[,/])(?:[,/]?{_ONE_PHONE})++", re.ASCII | re.VERBOSE)
+_HALF_WIDTH = str.maketrans("０１２３４５６７８９＋（）Ｘｘ", "0123456789+()Xx")
 _CN_REGIONS = set(
-    [
-        "11",
-        "12",
-        "13",
-        "14",
-        "15",
-        "21",
-        "22",
-        "23",
-        "31",
-        "32",
-        "33",
-        "34",
-        "35",
-        "36",
-        "37",
-        "41",
-        "42",
-        "43",
-        "44",
-        "45",
-        "46",
-        "50",
-        "51",
-        "52",
-        "53",
-        "54",
-        "61",
-        "62",
-        "63",
-        "64",
-        "65",
-        "71",
-        "81",
-        "82",
-        "83",
-    ]
+    map(
+        str,
+        [
+            *range(11, 16),
+            *range(21, 24),
+            *range(31, 38),
+            *range(41, 47),
+            *range(50, 55),
+            *range(61, 66),
+            71,
+            81,
+            82,
+            83,
+        ],
+    )
 )
 
 
@@ -85,9 +73,10 @@ class Personal:
 
     What has a check is checked: card numbers by network prefix, length and the Luhn sum; Chinese identity numbers by
     province, date of birth and check character; addresses by their form. Only public IP addresses of computers are
-    replaced (192.168.0.1 says nothing of anyone), and none after a word such as "version". Phone numbers need a form of
-    their own: a "+" and 8 to 15 digits, the North American groups of 3, 3 and 4, a Chinese mobile's 11 digits, or a
-    Chinese area code with its "0" set off. Names and street addresses are not looked for.
+    replaced (192.168.0.1 says nothing of anyone), and none after a word such as "version" or "table". Phone numbers
+    need a form of their own: a "+" and 8 to 15 digits, the North American groups of 3, 3 and 4 (parted by spaces, not
+    in a row of more numbers), a Chinese mobile's 11 digits, or a Chinese area code with its "0" set off. Digits may be
+    full-width. Names and street addresses are not looked for.
     """
 
     name: ClassVar[str] = "personal"
@@ -108,26 +97,33 @@ class Personal:
 def scrub(text: str, kinds: tuple[str, ...] = KINDS) -> tuple[str, Counter[str]]:
     """`text` with placeholders for what is found of `kinds`, and how often each was found."""
     counts: Counter[str] = Counter()
-    before = None
+    seen, before = _half_width(text), None
     while text != before:  # a placeholder can set a number free that touched what it stands for
         before = text
         for kind in KINDS:
-            if kind in kinds:
-                for pattern, is_one in _FINDERS[kind]:
-                    text = _replaced(text, kind, pattern, is_one, counts)
+            for spans_of in _FINDERS[kind] if kind in kinds else ():
+                if spans := list(spans_of(seen)):
+                    counts[kind] += len(spans)
+                    text, seen = (replaced(old, spans, [f"<{kind}>"] * len(spans)) for old in (text, seen))
     return text, counts
 
 
-def _replaced(
-    text: str, kind: str, pattern: re.Pattern, is_one: Callable[[re.Match], bool], counts: Counter[str]
-) -> str:
-    def placeholder(match: re.Match) -> str:
-        if not is_one(match):
-            return match[0]
-        counts[kind] += 1
-        return f"<{kind}>"
+def _half_width(text: str) -> str:
+    """The text with ASCII for what stands full-width in numbers, at the same places; a dash counts between digits."""
+    if text.isascii():
+        return text
+    return re.sub(r"(?<=[0-9])－(?=[0-9])", "-", text.translate(_HALF_WIDTH))
 
-    return pattern.sub(placeholder, text)
+
+def _found(pattern: re.Pattern, is_one: Callable[[re.Match], bool]) -> Callable[[str], Iterator[Span]]:
+    return lambda text: (match.span() for match in pattern.finditer(text) if is_one(match))
+
+
+def _phone_numbers(text: str) -> Iterator[Span]:
+    """The phone numbers, up to the first of each list that has too few or too many digits to be one."""
+    for run in _PHONES.finditer(text):
+        numbers = _PHONE.finditer(text, *run.span())
+        yield from (match.span() for match in takewhile(_is_phone, numbers))
 
 
 def _always(match: re.Match) -> bool:
@@ -187,10 +183,10 @@ def _is_phone(match: re.Match) -> bool:
     return 8 <= digits <= 15
 
 
-_FINDERS: dict[str, tuple[tuple[re.Pattern, Callable[[re.Match], bool]], ...]] = {
-    "EMAIL": ((_EMAIL, _always),),
-    "IP": ((_IPV4, _is_public_address), (_IPV6, _is_public_address)),
-    "CN_ID": ((_CN_ID, _is_cn_id),),
-    "CARD": ((_LONG_CARD, _is_card), (_CARD, _is_card)),
-    "PHONE": ((_PHONE, _is_phone),),
+_FINDERS: dict[str, tuple[Callable[[str], Iterator[Span]], ...]] = {
+    "EMAIL": (_found(_EMAIL, _always),),
+    "IP": (_found(_IPV4, _is_public_address), _found(_IPV6, _is_public_address)),
+    "CN_ID": (_found(_CN_ID, _is_cn_id),),
+    "CARD": (_found(_LONG_CARD, _is_card), _found(_CARD, _is_card)),
+    "PHONE": (_phone_numbers,),
 }

@@ -12,26 +12,33 @@ from typing import Any, TypeVar
 
 from data.errors import DataError
 
+Shared = TypeVar("Shared")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_given: tuple[Callable[..., Any], Any]  # of a worker process: what it calls, and with what each time
 
-def each(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], workers: int) -> Iterator[Result]:
-    """function(*arguments) for each, as they get done. One worker: here, in order.
 
-    No more than twice as many arguments as workers are under way, so an iterator of large ones may be given. Processes
+def each(
+    function: Callable[[Shared, Item], Result], shared: Shared, items: Iterable[Item], workers: int
+) -> Iterator[Result]:
+    """function(shared, item) for each, as they get done. One worker: here, in order.
+
+    No more than twice as many items as workers are under way, so an iterator of large ones may be given; `shared`
+    travels to each worker once. Processes
     are spawned, never forked: this one may have threads. The first error ends all, and is raised. Raises DataError
     for a process that was killed.
     """
     if workers < 1:
         raise DataError(f"workers {workers} must be 1 or more")
     if workers == 1:
-        yield from (function(*given) for given in arguments)
+        yield from (function(shared, item) for item in items)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (function, shared))
     waiting: set[Future[Result]] = set()
     try:
-        for given in arguments:
-            waiting.add(pool.submit(function, *given))
+        for item in items:
+            waiting.add(pool.submit(_call, item))
             if len(waiting) == 2 * workers:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
@@ -45,7 +52,14 @@ def each(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], 
         pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
+def _call(item: Any) -> Any:
+    function, shared = _given
+    return function(shared, item)
+
+
+def _begin(function: Callable[..., Any], shared: Any) -> None:
+    global _given
+    _given = function, shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends the pool
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -57,6 +57,7 @@ class Tally:
     bytes_out: int = 0
     lengths_in: list[int] = field(default_factory=lambda: [0] * BUCKETS)
     lengths_out: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+    languages: dict[str, int] = field(default_factory=dict)  # of what stays, where detected or declared
     steps: list[Step] = field(default_factory=list)
 
     @property
@@ -72,6 +73,7 @@ class Report:
     sources: dict[str, Tally]  # of each source, by path; without steps
     evaluation: tuple[EvaluationSet, ...]  # what the output was compared with
     settings: dict[str, Any]  # see `data.cleaning.settings.described`
+    crowded: int = 0  # see `data.cleaning.duplicates.Duplicates`
 
 
 class Recorder:
@@ -125,6 +127,8 @@ def add_tally(total: Tally, part: Tally, examples: int) -> None:
         setattr(total, name, getattr(total, name) + getattr(part, name))
     for name in ("lengths_in", "lengths_out"):
         setattr(total, name, [a + b for a, b in zip(getattr(total, name), getattr(part, name), strict=True)])
+    for language, count in part.languages.items():
+        total.languages[language] = total.languages.get(language, 0) + count
     if not total.steps:
         total.steps = [Step(step.name, step.reference) for step in part.steps]
     for step, added in zip(total.steps, part.steps, strict=True):
@@ -161,11 +165,13 @@ def report_of(values: dict[str, Any]) -> Report:
         sources={path: tally_of(tally) for path, tally in values["sources"].items()},
         evaluation=tuple(EvaluationSet(**known) for known in values["evaluation"]),
         settings=values["settings"],
+        crowded=values["crowded"],
     )
 
 
 STEP_COLUMNS = ("step", "documents in", "out", "dropped", "changed", "bytes in", "bytes out", "worker seconds")
 SOURCE_COLUMNS = ("source", "documents in", "out", "bytes in", "bytes out")
+LANGUAGE_COLUMNS = ("language", "documents", "of all")
 
 
 def step_rows(report: Report) -> list[list[str]]:
@@ -194,6 +200,13 @@ def reason_rows(report: Report) -> list[list[str]]:
     ]
 
 
+def language_rows(report: Report) -> list[list[str]]:
+    """Language, documents that stay in it and their part of all that stay, most frequent first."""
+    kept = max(report.total.documents_out, 1)
+    languages = sorted(report.total.languages.items(), key=lambda item: (-item[1], item[0]))
+    return [[language, f"{count:,}", f"{count / kept:.2%}"] for language, count in languages]
+
+
 def notes(report: Report) -> list[str]:
     """What a reader of the numbers has to know beside them."""
     total = report.total
@@ -205,6 +218,18 @@ def notes(report: Report) -> list[str]:
         if known.too_short:
             line += f"; {known.too_short:,} more cannot be found, having fewer words than the overlap"
         lines.append(line)
+    for step in total.steps:
+        foreign = step.reasons.get("stop_words", 0)
+        if foreign > step.documents_in / 2:
+            lines.append(
+                f"{step.name} dropped {foreign:,} of {step.documents_in:,} documents for want of English stop words: "
+                f"if they are in another language, clean them with {step.name}.min_stop_words=0."
+            )
+    if report.crowded:
+        lines.append(
+            f"{report.crowded:,} documents that stay are alike, though less than asked, to so many others that later "
+            "ones were not compared with them everywhere: near duplicates among them may be left."
+        )
     return lines
 
 
@@ -213,6 +238,7 @@ def markdown(report: Report) -> str:
     tables = {
         "Steps": (STEP_COLUMNS, step_rows(report)),
         "Why documents were dropped": (("step", "reason", "documents", "of all"), reason_rows(report)),
+        "Languages of what stays": (LANGUAGE_COLUMNS, language_rows(report)),
         "Sources": (SOURCE_COLUMNS, source_rows(report)),
         "References": (("step", "after"), [[step.name, step.reference] for step in report.total.steps]),
     }

@@ -24,6 +24,8 @@ def page(report: Report) -> str:
     parts += [_along_the_steps(report.total.steps), _lengths(report)]
     if reasons := numbers.reason_rows(report):
         parts += ["<h2>Why documents were dropped</h2>", _table(("step", "reason", "documents", "of all"), reasons)]
+    if languages := numbers.language_rows(report):
+        parts += ["<h2>Languages of what stays</h2>", _table(numbers.LANGUAGE_COLUMNS, languages)]
     parts += ["<h2>Sources</h2>", _table(numbers.SOURCE_COLUMNS, numbers.source_rows(report))]
     parts += ["<h2>Examples</h2>", *(_examples(step) for step in report.total.steps)]
     body = "\n".join(parts)

@@ -18,6 +18,8 @@ class Rule(Protocol):
 
     A rule is a frozen dataclass whose fields are its thresholds, with the published values as defaults; a threshold
     that makes no sense raises ValueError when the rule is made. It can be pickled: rules travel to worker processes.
+    One that leans on a file or a package has a method `state() -> dict[str, str]` that tells its digest or version: a
+    cleaning is not continued with another.
     """
 
     name: ClassVar[str]  # as settings call it: "gopher_quality"

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 from data.cleaning.rule import Rule
@@ -48,10 +49,13 @@ class CleanConfig:
 
 
 def described(sources: Sequence[SourceConfig], settings: CleanConfig) -> dict[str, Any]:
-    """Sources and settings as JSON values, rules with their thresholds and references."""
+    """Sources and settings as JSON values; rules with references, thresholds, and the state of what they lean on."""
     fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    fields["rules"] = {rule.name: {"reference": rule.source} | _thresholds(rule) for rule in settings.rules}
+    fields["rules"] = {
+        rule.name: {"reference": rule.source} | _thresholds(rule) | _state(rule) for rule in settings.rules
+    }
     fields["rule_order"] = [rule.name for rule in settings.rules]
+    fields["datasketch"] = metadata.version("datasketch") if settings.near_duplicates else None
     fields["decontaminate"] = [dataclasses.asdict(source) for source in settings.decontaminate]
     return {"sources": [dataclasses.asdict(source) for source in sources]} | fields
 
@@ -59,10 +63,21 @@ def described(sources: Sequence[SourceConfig], settings: CleanConfig) -> dict[st
 def require_same(asked: dict[str, Any], there: dict[str, Any], folder: str) -> None:
     """Raises DataError with every leaf in which a folder's cleaning differs from the one that is asked for."""
     new, old = _leaves(asked), _leaves(there)
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name) and name != "state_of_sources"]
     if names:
         head = f"{folder} holds another cleaning; use a new folder, or the same settings:"
         raise DataError("\n".join([head, *(f"  {n}: {old.get(n)!r} there, {new.get(n)!r} asked for" for n in names)]))
+    for source, now, then in zip(
+        [*asked["sources"], *asked["decontaminate"]], asked["state_of_sources"], there["state_of_sources"], strict=True
+    ):
+        if now != then:
+            raise DataError(f"the source {source['path']} has changed since {folder} was begun: use a new folder")
+
+
+def _state(rule: Rule) -> dict[str, Any]:
+    """What the output of a rule depends on beside its fields."""
+    state = getattr(rule, "state", None)
+    return {"state": state()} if state else {}
 
 
 def _thresholds(rule: Rule) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data.cleaning.unicode import stream_safe
 from data.cleaning.words import UNSPACED
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplication loses nothing modulo 2^64
@@ -46,7 +47,7 @@ def combined(columns: Sequence[np.ndarray]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2**17)
 def _word_hash(word: str) -> int:
-    plain = unicodedata.normalize("NFKC", word).casefold()
+    plain = unicodedata.normalize("NFKC", stream_safe(word)).casefold()
     return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=8).digest(), "little")
 
 

@@ -5,6 +5,7 @@ import re
 import sys
 import unicodedata
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, ClassVar
 
 from data.cleaning.rule import FLAG, Dropped, mended, one_of, require
@@ -83,6 +84,9 @@ class Unicode:
                 return mended(text, after)
         return Dropped("unstable_characters", f"still changes after {_MAX_PASSES} repairs of {len(text)} characters")
 
+    def state(self) -> dict[str, str]:
+        return {"ftfy": metadata.version("ftfy")} if self.repair else {}
+
     def _once(self, text: str) -> str:
         text = _LINE_ENDS.sub("\n", text)
         if self.repair:
@@ -93,7 +97,7 @@ class Unicode:
             return text
         text = _TAGS.sub(r"\1", _ZERO_WIDTH.sub("", text))
         if self.normalization != "none":
-            text = unicodedata.normalize(self.normalization, _stream_safe(text))  # pyright: ignore[reportArgumentType]
+            text = unicodedata.normalize(self.normalization, stream_safe(text))  # pyright: ignore[reportArgumentType]
         return text
 
 
@@ -102,7 +106,8 @@ def _removable(private_use: bool) -> re.Pattern:
     return re.compile(f"[{_CONTROLS}{_C1_CONTROLS}{_INVISIBLE}{_PRIVATE if private_use else ''}]")
 
 
-def _stream_safe(text: str) -> str:
+def stream_safe(text: str) -> str:
+    """`text` in which no more than thirty marks stand on one letter, so that normal forms take linear time."""
     return _long_marks().sub(lambda marks: marks[0] + "\u034f", text)
 
 

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,6 +18,8 @@ RARE = 5  # an id that is used less often is rare
 LANGUAGE_SAMPLE = 1000  # documents, drawn at random
 _LANGUAGE_CHARACTERS = 1000  # of the beginning of each
 _UNSPACED_PAIR = re.compile(f"[{UNSPACED}]{{2}}")
+_SLICE = 2**16  # characters whose words are counted at once
+_BETWEEN = re.compile(rf"[\s,.;:{UNSPACED}]")  # after one of these, a word begins anew
 _SHOWN = 80  # characters of a text that is named
 _LONGEST_WORD = 64  # characters; of a longer one, the beginning is counted
 
@@ -86,9 +88,13 @@ class TextCounts:
         self._hashes.append(hashed)
         self._beginnings.update([(hashed, text[:_SHOWN])])
         self._sample.add(text[:_LANGUAGE_CHARACTERS])
-        found = [word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}…" for word in words(text)]
-        for n, counter in self.ngrams.items():
-            counter.update(zip(*(found[start:] for start in range(n)), strict=False))
+        before: list[str] = []  # words with which an n-gram of the next slice may begin
+        for part in _slices(text):
+            found = [word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}…" for word in words(part)]
+            for n, counter in self.ngrams.items():
+                reached = before[max(0, len(before) - n + 1) :] + found
+                counter.update(zip(*(reached[start:] for start in range(n)), strict=False))
+            before = (before + found)[-max(self.ngrams) + 1 :]
 
     def top_ngrams(self, n: int, how_many: int) -> list[tuple[str, int]]:
         return [(joined(gram), count) for gram, count in self.ngrams[n].counts.most_common(how_many)]
@@ -135,6 +141,16 @@ class TokenCounts:
         used = np.flatnonzero(self._bins)
         bins = range(used[0], used[-1] + 1) if used.size else ()
         return [(2 ** (b - 1) if b else 0, 2**b - 1, int(self._bins[b])) for b in bins]
+
+
+def _slices(text: str) -> Iterator[str]:
+    """A text in parts that end between words: a line of millions of characters is counted, and pruned, in slices."""
+    start = 0
+    while start < len(text):
+        between = _BETWEEN.search(text, start + _SLICE)
+        end = between.end() if between else len(text)
+        yield text[start:end]
+        start = end
 
 
 def joined(gram: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """An inspection as HTML: no scripts, nothing fetched, every character of the corpus escaped, pictures as inline SVG."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -58,11 +58,11 @@ def page(inspections: Sequence["Inspection"], title: str, notes: Sequence[str] =
 def fragment(inspection: "Inspection") -> str:
     """What a notebook shows in a cell."""
     charts = [
-        _chart("documents by tokens", length_bars(inspection)),
-        _chart(inspection.languages_by, language_bars(inspection)),
-        _chart("examples by label", inspection.labels),
-        *(_chart(ngram_title(inspection, n), dict(grams)) for n, grams in inspection.ngrams.items()),
-        _chart("texts that are there more than once", dict(inspection.duplicates.most_frequent)),
+        _chart("documents by tokens", length_bars(inspection).items()),
+        _chart(inspection.languages_by, language_bars(inspection).items()),
+        _chart("examples by label", inspection.labels.items()),
+        *(_chart(ngram_title(inspection, n), grams) for n, grams in inspection.ngrams.items()),
+        _chart("texts that are there more than once", inspection.duplicates.most_frequent),
     ]
     notes = "".join(f'<p class="note">{_text(note)}</p>' for note in inspection.notes)
     examples = "".join(map(_example, inspection.examples))
@@ -83,13 +83,13 @@ def _table(values: Mapping[str, str]) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _chart(title: str, values: Mapping[str, int]) -> str:
+def _chart(title: str, values: Collection[tuple[str, int]]) -> str:
     """Bars with their numbers; nothing where there are none."""
     if not values:
         return ""
-    most, height = max(values.values()), 20 * len(values)
+    most, height = max(count for _, count in values), 20 * len(values)
     bars = []
-    for row, (name, count) in enumerate(values.items()):
+    for row, (name, count) in enumerate(values):
         y, width = 20 * row, 200 * count / max(most, 1)
         shown = name if len(name) <= 24 else f"{name[:23]}…"
         bars.append(

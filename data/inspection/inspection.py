@@ -87,8 +87,8 @@ def inspect_data(
 
     Raises DataError for bad data, and for a tokenizer that is not the store's.
     """
-    if examples < 0 or max_documents < 0:
-        raise DataError(f"examples {examples} and max_documents {max_documents} must be 0 or more")
+    if min(examples, seed, max_documents) < 0:
+        raise DataError(f"examples {examples}, seed {seed} and max_documents {max_documents} must be 0 or more")
     if isinstance(what, str | Path):
         what = open_store(what) if is_store(what) else SourceConfig(str(what))
     if rows is not None and not isinstance(what, TokenStore):

@@ -1,6 +1,7 @@
 """What an inspection reads, one way for each kind of thing: texts with their ids, and examples of rows."""
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from data.objectives.objectives import ObjectiveConfig, make_objective, special_
 from data.rows import Rows, store_rows
 from data.sources.read import provenance, read_documents
 from data.store.format import MANIFEST
-from data.store.places import Remote
+from data.store.places import Folder, Remote
 from data.store.store import TokenStore, check_tokenizer
 from data.tokenizers.special_tokens import WithSpecials
 from data.tokenizers.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
@@ -101,10 +102,16 @@ def read_rows(rows: Rows, asked: Asked) -> Reading:
 
 
 def is_store(place: str | Path) -> bool:
-    """Whether a folder, or a URL, is that of a token store."""
-    if "://" in str(place):
-        return Remote(str(place)).size(MANIFEST) is not None
-    return (Path(place).expanduser() / MANIFEST).is_file()
+    """Whether a folder, or a URL, has the manifest of a token store: cleaned text and tokenizers have others."""
+    where = Remote(str(place)) if "://" in str(place) else Folder(Path(place).expanduser())
+    size = where.size(MANIFEST)
+    if size is None:
+        return False
+    try:
+        manifest = json.loads(where.read(MANIFEST, 0, size))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return True  # that it is broken, `open_store` says
+    return isinstance(manifest, dict) and "format_version" in manifest
 
 
 def _texts_of_store(

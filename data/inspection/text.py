@@ -1,7 +1,7 @@
 """An inspection in a terminal: tables, bars, and examples whose colours a plain file replaces by marks."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -79,12 +79,12 @@ def _render(inspection: "Inspection", marks: bool) -> Group:
     parts: list[RenderableType] = [Rule(Text(visible(inspection.title)))]
     parts += [Text(visible(note), style="yellow") for note in inspection.notes]
     parts += [_pairs(inspection.facts), _pairs(totals(inspection))]
-    parts += _bars("documents by tokens", length_bars(inspection))
-    parts += _bars(inspection.languages_by, language_bars(inspection))
-    parts += _bars("examples by label", inspection.labels)
+    parts += _bars("documents by tokens", length_bars(inspection).items())
+    parts += _bars(inspection.languages_by, language_bars(inspection).items())
+    parts += _bars("examples by label", inspection.labels.items())
     for n, grams in inspection.ngrams.items():
-        parts += _bars(ngram_title(inspection, n), dict(grams))
-    parts += _bars("texts that are there more than once", dict(inspection.duplicates.most_frequent))
+        parts += _bars(ngram_title(inspection, n), grams)
+    parts += _bars("texts that are there more than once", inspection.duplicates.most_frequent)
     if inspection.examples:
         parts += [
             Text(f"\nexamples drawn at random: {len(inspection.examples)}", style="bold"),
@@ -102,14 +102,14 @@ def _pairs(values: Mapping[str, str]) -> Table:
     return table
 
 
-def _bars(title: str, values: Mapping[str, int]) -> Iterable[RenderableType]:
-    """Nothing where there are no values."""
+def _bars(title: str, values: Collection[tuple[str, int]]) -> Iterable[RenderableType]:
+    """A bar for each name, which may be there more than once; nothing where there are none."""
     if not values:
         return
-    table, most = Table.grid(padding=(0, 2)), max(values.values())
+    table, most = Table.grid(padding=(0, 2)), max(count for _, count in values)
     table.add_column(overflow="fold")
     table.add_column(justify="right")
-    for name, count in values.items():
+    for name, count in values:
         bar = "█" * round(_BAR * count / max(most, 1))
         table.add_row(Text(visible(name).replace("↵\n", "↵ ")), Text(f"{count:,}"), Text(bar, style="cyan"))
     yield Text(f"\n{title}", style="bold")

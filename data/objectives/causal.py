@@ -6,6 +6,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.objectives.examples import Example, Features
+from data.objectives.many import Many, counted, single
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,20 @@ class CausalLM:
     def sizes(self, num_tokens: int) -> dict[str, int]:
         return {"inputs": max(num_tokens - 1, 0)}
 
+    @property
+    def is_random(self) -> bool:
+        return self.random_prefix
+
+    def many(self, ids_N: np.ndarray, lengths_P: np.ndarray, random_N: np.ndarray) -> Many:
+        sizes_P, ends_P = lengths_P - 1, np.cumsum(lengths_P)
+        inputs, targets = np.delete(ids_N, ends_P - 1), np.delete(ids_N, ends_P - lengths_P)
+        arrays = {"inputs": inputs, "targets": targets, "weights": np.ones(len(inputs), np.float32)}
+        if self.random_prefix:
+            cut_P = 1 + (random_N[ends_P - lengths_P] % sizes_P.astype(np.uint64)).astype(np.int64)
+            place_M, cut_M = counted(sizes_P), np.repeat(cut_P, sizes_P)
+            arrays["prefix"] = (place_M < cut_M).astype(np.int32)
+            arrays["weights"][place_M < cut_M - 1] = 0
+        return Many(arrays, {"inputs": sizes_P})
+
     def __call__(self, piece_ids: np.ndarray, rng: np.random.Generator) -> Example:
-        ids = np.asarray(piece_ids, np.int32)
-        count = len(ids) - 1
-        weights = np.ones(count, np.float32)
-        example = {"inputs": ids[:-1], "targets": ids[1:], "weights": weights}
-        if not self.random_prefix:
-            return example
-        cut = int(rng.integers(1, count + 1))
-        weights[: cut - 1] = 0
-        return example | {"prefix": (np.arange(count) < cut).astype(np.int32)}
+        return single(self, piece_ids, rng)

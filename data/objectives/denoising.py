@@ -1,12 +1,15 @@
 """Denoising for encoder-decoders: the span corruption of T5, and the mixture of denoisers of UL2."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
 from data.errors import DataError
 from data.objectives.examples import Example, Features
+from data.objectives.many import Many, choose, counted, single
 from data.objectives.pairs import Seq2Seq
 
 # Mode, noise density, mean span (Tay et al. 2022, table 1; each is drawn equally often). S has no spans: see UL2.
@@ -35,7 +38,7 @@ def span_corruption_lengths(inputs_length: int, noise_density: float, mean_span:
         raise DataError(f"noise_density {noise_density} must be above 0 and below 1, mean_span {mean_span} 1 or more")
 
     def lengths(raw: int) -> tuple[int, int]:
-        noise, spans = _num_noise(raw, noise_density, mean_span)
+        noise, spans = map(int, _num_noise(raw, noise_density, mean_span))
         return raw - noise + spans + 1, noise + spans + 1
 
     raw = inputs_length - 2
@@ -64,6 +67,7 @@ class SpanCorruption:
     mean_span: float = 3.0
 
     overlap = 0
+    is_random = True
 
     def __post_init__(self):
         _check_sentinels(self.stride, self.noise_density, self.mean_span, self.sentinel_ids)
@@ -77,13 +81,15 @@ class SpanCorruption:
         return self._pair.features
 
     def sizes(self, num_tokens: int) -> dict[str, int]:
-        noise, spans = _num_noise(num_tokens, self.noise_density, self.mean_span)
+        noise, spans = map(int, _num_noise(num_tokens, self.noise_density, self.mean_span))
         return {"source": num_tokens - noise + spans + 1, "inputs": noise + spans + 1}
 
+    def many(self, ids_N: np.ndarray, lengths_P: np.ndarray, random_N: np.ndarray) -> Many:
+        noise_P, spans_P = _num_noise(lengths_P, self.noise_density, self.mean_span)
+        return _corrupted(ids_N, lengths_P, noise_P, spans_P, random_N, self)
+
     def __call__(self, piece_ids: np.ndarray, rng: np.random.Generator) -> Example:
-        ids = np.asarray(piece_ids, np.int32)
-        source, targets = _corrupt(ids, self.noise_density, self.mean_span, self.sentinel_ids, rng)
-        return self._pair(np.append(source, self.eos_id), np.append(targets, self.eos_id))
+        return single(self, piece_ids, rng)
 
     @cached_property
     def _pair(self) -> Seq2Seq:
@@ -112,6 +118,7 @@ class UL2:
     mode_ids: tuple[int, int, int] | None = None  # of r, s, x
 
     overlap = 0
+    is_random = True
 
     def __post_init__(self):
         for mode, density, mean_span in UL2_DENOISERS:
@@ -129,61 +136,103 @@ class UL2:
 
     def sizes(self, num_tokens: int) -> dict[str, int]:
         """The most that any denoiser takes."""
-        low, high = self._suffix_range(num_tokens)
-        counts = [_num_noise(num_tokens, density, span) for _, density, span in UL2_DENOISERS if span]
-        source = max(num_tokens - low, *(num_tokens - noise + spans for noise, spans in counts))
-        targets = max(high, *(noise + spans for noise, spans in counts))
+        low, high = map(int, self._suffix_range(num_tokens))
+        _, densities, mean_spans = zip(*(denoiser for denoiser in UL2_DENOISERS if denoiser[0] != "s"), strict=True)
+        noise, spans = _num_noise(num_tokens, np.array(densities), np.array(mean_spans))
+        source = max(num_tokens - low, int((num_tokens - noise + spans).max()))
+        targets = max(high, int((noise + spans).max()))
         return {"source": source + 1 + (self.mode_ids is not None), "inputs": targets + 1}
 
+    def many(self, ids_N: np.ndarray, lengths_P: np.ndarray, random_N: np.ndarray) -> Many:
+        modes, densities, mean_spans = map(np.array, zip(*UL2_DENOISERS, strict=True))
+        # The number of the first token is free to draw by: a run begins there in any case.
+        turn_P, which_P = np.divmod(random_N[np.cumsum(lengths_P) - lengths_P], np.uint64(len(modes)))
+        is_cut_P, (low_P, high_P) = modes[which_P] == "s", self._suffix_range(lengths_P)
+        suffix_P = low_P + (turn_P % (high_P - low_P + 1).astype(np.uint64)).astype(np.int64)
+        noise_P, spans_P = _num_noise(lengths_P, densities[which_P], np.maximum(mean_spans, 1)[which_P])
+        noise_P, spans_P = np.where(is_cut_P, suffix_P, noise_P), np.where(is_cut_P, 1, spans_P)
+        ids = None if self.mode_ids is None else np.array([self.mode_ids["rsx".index(mode)] for mode in modes])[which_P]
+        return _corrupted(ids_N, lengths_P, noise_P, spans_P, random_N, self, ids, ~is_cut_P)
+
     def __call__(self, piece_ids: np.ndarray, rng: np.random.Generator) -> Example:
-        ids = np.asarray(piece_ids, np.int32)
-        mode, density, mean_span = UL2_DENOISERS[rng.integers(len(UL2_DENOISERS))]
-        if mode == "s":
-            low, high = self._suffix_range(len(ids))
-            cut = len(ids) - int(rng.integers(low, high + 1))
-            source, targets = ids[:cut], ids[cut:]
-        else:
-            source, targets = _corrupt(ids, density, mean_span, self.sentinel_ids, rng)
-        first = [] if self.mode_ids is None else [self.mode_ids["rsx".index(mode)]]
-        return self._pair(np.concatenate([first, source, [self.eos_id]]), np.append(targets, self.eos_id))
+        return single(self, piece_ids, rng)
 
     @cached_property
     def _pair(self) -> Seq2Seq:
         return Seq2Seq(self.length, self.sizes(self.stride)["inputs"], self.pad_id, self.decoder_start_id)
 
-    def _suffix_range(self, num_tokens: int) -> tuple[int, int]:
+    def _suffix_range(self, num_tokens: Any) -> tuple[Any, Any]:
         """Fewest and most tokens that S asks for: around a quarter, and what it shows must fit into the source."""
         room = self.length - 1 - (self.mode_ids is not None)
-        low = max(1, num_tokens - room)
-        return low, max(low, 2 * round(num_tokens / 4) - low)
+        low = np.maximum(1, num_tokens - room)
+        return low, np.maximum(low, 2 * np.rint(num_tokens / 4).astype(np.int64) - low)
 
 
-def _num_noise(num_tokens: int, noise_density: float, mean_span: float) -> tuple[int, int]:
-    """Noise tokens and noise spans of a block: at least one of each, and a token that stays before each span.
+def _num_noise(num_tokens: Any, noise_density: Any, mean_span: Any) -> tuple[Any, Any]:
+    """Noise tokens and noise spans of blocks: at least one of each, and a token that stays before each span.
 
     A block of a single token is noise entirely.
     """
-    noise = max(1, min(round(num_tokens * noise_density), num_tokens - 1))
-    return noise, max(1, min(round(noise / mean_span), num_tokens - noise))
+    noise = np.maximum(1, np.minimum(np.rint(num_tokens * noise_density), num_tokens - 1)).astype(np.int64)
+    return noise, np.maximum(1, np.minimum(np.rint(noise / mean_span), num_tokens - noise)).astype(np.int64)
 
 
-def _corrupt(
-    ids: np.ndarray, noise_density: float, mean_span: float, sentinel_ids: tuple[int, ...], rng: np.random.Generator
+def _corrupted(
+    ids_N: np.ndarray,
+    lengths_P: np.ndarray,
+    noise_P: np.ndarray,
+    spans_P: np.ndarray,
+    random_N: np.ndarray,
+    objective: "SpanCorruption | UL2",
+    modes_P: np.ndarray | None = None,
+    has_sentinels_P: np.ndarray | None = None,
+) -> Many:
+    """Pieces of which noise_P tokens, in spans_P random spans, go from the source to the targets.
+
+    modes_P: ids in front of the sources. A piece without sentinels is cut, not corrupted: it has a single span.
+    """
+    kept_S, noise_S = _spans(lengths_P - noise_P, noise_P, spans_P, random_N)
+    is_noise_N = np.repeat(np.tile([False, True], len(kept_S)), np.stack([kept_S, noise_S], axis=1).ravel())
+    piece_S, sentinels_S = np.repeat(np.arange(len(lengths_P)), spans_P), np.array(objective.sentinel_ids)
+    marked_S = np.ones(len(kept_S), bool) if has_sentinels_P is None else has_sentinels_P[piece_S]
+    marks_P, sentinels_S = np.bincount(piece_S, marked_S).astype(np.int64), sentinels_S[counted(spans_P)[marked_S]]
+    # Before the mark of a span stand the tokens up to it, the marks of earlier spans, the ids around earlier pieces.
+    ahead_S, has_mode = np.cumsum(marked_S) - marked_S + piece_S, modes_P is not None
+    at_source, at_targets = np.cumsum(kept_S) + ahead_S, np.cumsum(noise_S) - noise_S + ahead_S
+    source_P, targets_P = lengths_P - noise_P + marks_P + 1 + has_mode, noise_P + marks_P + 1
+    ends_P, firsts_P = np.cumsum(source_P) - 1, np.cumsum(targets_P) - targets_P
+    around = [(at_source + has_mode * (piece_S + 1))[marked_S], ends_P, *[ends_P - source_P + 1] * has_mode]
+    source = _filled(ids_N[~is_noise_N], around, [sentinels_S, objective.eos_id, *[modes_P] * has_mode])
+    around = [at_targets[marked_S], firsts_P + targets_P - 1]
+    targets = _filled(ids_N[is_noise_N], around, [sentinels_S, objective.eos_id])
+    inputs = np.roll(targets, 1)
+    inputs[firsts_P] = objective.decoder_start_id
+    arrays = {"source": source, "inputs": inputs, "targets": targets, "weights": np.ones(len(targets), np.float32)}
+    return Many(arrays, {"source": source_P, "inputs": targets_P})
+
+
+def _filled(ids_N: np.ndarray, places: Sequence[np.ndarray], others: Sequence[Any]) -> np.ndarray:
+    """Other ids at their places in the result, and ids_N, in their order, at those that are left."""
+    made = np.empty(len(ids_N) + sum(map(len, places)), np.int32)
+    is_left = np.ones(len(made), bool)
+    for at, other in zip(places, others, strict=True):
+        made[at], is_left[at] = other, False
+    made[is_left] = ids_N
+    return made
+
+
+def _spans(
+    kept_P: np.ndarray, noise_P: np.ndarray, spans_P: np.ndarray, random_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Block -> source and targets, before eos."""
-    noise, spans = _num_noise(len(ids), noise_density, mean_span)
-    kept_lengths, noise_lengths = _segment(len(ids) - noise, spans, rng), _segment(noise, spans, rng)
-    is_noise = np.repeat(np.tile([False, True], spans), np.stack([kept_lengths, noise_lengths], axis=1).ravel())
-    sentinels = sentinel_ids[:spans]
-    source = np.insert(ids[~is_noise], np.cumsum(kept_lengths), sentinels)
-    targets = np.insert(ids[is_noise], np.cumsum(noise_lengths) - noise_lengths, sentinels)
-    return source, targets
-
-
-def _segment(num_items: int, num_segments: int, rng: np.random.Generator) -> np.ndarray:
-    """Random lengths, 1 or more, that add up to num_items: every way to cut is equally likely. (0, 1) -> [0]."""
-    cuts = np.sort(rng.choice(max(num_items - 1, 0), num_segments - 1, replace=False, shuffle=False)) + 1
-    return np.diff(cuts, prepend=0, append=num_items)
+    """Tokens that stay before each span of each piece, and tokens of the span: every way to cut is equally likely."""
+    sizes_G, counts_G = np.stack([kept_P, noise_P], axis=1).ravel(), np.repeat(spans_P, 2)
+    numbers_N = random_N.copy()
+    numbers_N[(np.cumsum(sizes_G) - sizes_G)[sizes_G > 0]] = 0  # the first always begins a run
+    lengths_R = np.zeros(counts_G.sum(), np.int64)  # runs of tokens, those of what stays before those of noise
+    begins = np.flatnonzero(choose(numbers_N, sizes_G, counts_G))
+    lengths_R[np.repeat(sizes_G > 0, counts_G)] = np.diff(begins, append=len(numbers_N))
+    is_noise_R = np.repeat(np.tile([False, True], len(spans_P)), counts_G)
+    return lengths_R[~is_noise_R], lengths_R[is_noise_R]
 
 
 def _check_sentinels(num_tokens: int, noise_density: float, mean_span: float, sentinel_ids: tuple[int, ...]) -> None:

@@ -1,16 +1,19 @@
 """What an objective is: a piece of text in, arrays out; and how pieces stand side by side in a row of fixed shape."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from data.objectives.many import Many
 
 Example = dict[str, np.ndarray]
 Features = dict[str, tuple[tuple[int, ...], type]]
 
 # Features that tell where the pieces of a row stand, with the side they belong to: the decoder's or the encoder's.
 PLACES = {"segments": "inputs", "positions": "inputs", "source_segments": "source", "source_positions": "source"}
-_IDS = ("inputs", "targets", "source")
+IDS = ("inputs", "targets", "source")
 
 
 class Objective(Protocol):
@@ -37,8 +40,19 @@ class Objective(Protocol):
         """Slots that a piece takes on each side, "inputs" and perhaps "source": the most, where they are drawn."""
         ...
 
+    @property
+    def is_random(self) -> bool: ...  # whether anything is drawn
+
+    def many(self, ids_N: np.ndarray, lengths_P: np.ndarray, random_N: np.ndarray) -> "Many":
+        """The examples of P pieces, of overlap < lengths_P <= stride + overlap tokens; their ids one after another.
+
+        Of each piece, they are a function of its ids and of its own random numbers, 64 bits for each token (none, where
+        nothing is drawn): which pieces are made together changes nothing.
+        """
+        ...
+
     def __call__(self, piece_ids: np.ndarray, rng: np.random.Generator) -> Example:
-        """Piece (N,), overlap < N <= stride + overlap -> its example without padding or `PLACES`, drawn by `rng`."""
+        """`many` of a single piece (N,), its random numbers drawn by `rng`."""
         ...
 
 
@@ -48,7 +62,7 @@ def assemble(pieces: Sequence[Example], features: Features, pad_id: int) -> Exam
     Segments count the pieces from 1; positions begin at 0 in each. Padding comes last: pad_id, with weight and segment
     0. Raises ValueError for pieces that are longer than the row.
     """
-    row = {name: np.full(shape, pad_id if name in _IDS else 0, dtype) for name, (shape, dtype) in features.items()}
+    row = {name: np.full(shape, pad_id if name in IDS else 0, dtype) for name, (shape, dtype) in features.items()}
     places = [(row[name], side, name.endswith("positions")) for name, side in PLACES.items() if name in row]
     filled = {"inputs": 0, "source": 0}
     for number, piece in enumerate(pieces, 1):

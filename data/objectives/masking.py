@@ -7,6 +7,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.objectives.examples import Example, Features
+from data.objectives.many import Many, choose, single
 from data.tokenizers.tokenizer import Tokenizer
 
 
@@ -33,6 +34,7 @@ class MaskedLM:
     starts_word_V: np.ndarray | None = None  # bool: ids that begin a word; None: each token is chosen for itself
 
     overlap = 0
+    is_random = True
 
     def __post_init__(self):
         if self.stride < 1:
@@ -56,38 +58,58 @@ class MaskedLM:
     def sizes(self, num_tokens: int) -> dict[str, int]:
         return {"inputs": num_tokens + self.length - self.stride}
 
+    def many(self, ids_N: np.ndarray, lengths_P: np.ndarray, random_N: np.ndarray) -> Many:
+        chosen = self._choose(ids_N, lengths_P, random_N)
+        # The upper 24 bits of a token's number decide whether it is chosen, the others what becomes of it.
+        fate = (random_N[chosen] & np.uint64(2**40 - 1)) / 2**40
+        is_replaced = (fate >= 0.8) & (fate < 0.9)
+        drawn = self._ordinary_ids[((fate[is_replaced] - 0.8) * (10 * len(self._ordinary_ids))).astype(np.int64)]
+        masked_N = ids_N.copy()
+        masked_N[chosen[fate < 0.8]] = self.mask_id
+        masked_N[chosen[is_replaced]] = drawn
+        weights_N = np.zeros(len(ids_N), np.float32)
+        weights_N[chosen] = 1
+        sizes_P = lengths_P + self.length - self.stride
+        last_P = np.cumsum(sizes_P) - 1
+        around = [(self.cls_id, last_P - sizes_P + 1), (self.sep_id, last_P)]
+        is_text_M = np.ones(sizes_P.sum(), bool)
+        for id, at_P in around:
+            is_text_M[at_P] &= id is None
+        arrays: Example = {}
+        for name, values_N in (("inputs", masked_N), ("targets", ids_N), ("weights", weights_N)):
+            arrays[name] = np.zeros(len(is_text_M), values_N.dtype)
+            arrays[name][is_text_M] = values_N
+        for id, at_P in around:
+            if id is not None:
+                arrays["inputs"][at_P] = arrays["targets"][at_P] = id
+        return Many(arrays, {"inputs": sizes_P})
+
     def __call__(self, piece_ids: np.ndarray, rng: np.random.Generator) -> Example:
-        targets = self._wrapped(piece_ids)
-        inputs, weights = targets.copy(), np.zeros(len(targets), np.float32)
-        chosen = self._choose(targets, rng)
-        fate = rng.random(len(chosen))
-        replaced = chosen[(fate >= 0.8) & (fate < 0.9)]
-        inputs[chosen[fate < 0.8]] = self.mask_id
-        inputs[replaced] = rng.choice(self._ordinary_ids, len(replaced))
-        weights[chosen] = 1
-        return {"inputs": inputs, "targets": targets, "weights": weights}
+        return single(self, piece_ids, rng)
 
     @cached_property
     def _ordinary_ids(self) -> np.ndarray:
         return np.flatnonzero(self.ordinary_V)
 
-    def _wrapped(self, piece_ids: np.ndarray) -> np.ndarray:
-        first, last = ([] if id is None else [id] for id in (self.cls_id, self.sep_id))
-        return np.concatenate([first, piece_ids, last]).astype(np.int32)
-
-    def _choose(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _choose(self, ids_N: np.ndarray, lengths_P: np.ndarray, random_N: np.ndarray) -> np.ndarray:
         """Positions of the chosen tokens."""
-        ordinary = np.flatnonzero(self.ordinary_V[ids])
-        if not ordinary.size:
-            return ordinary
-        count = max(1, round(self.rate * len(ordinary)))
+        ordinary = np.flatnonzero(self.ordinary_V[ids_N])
+        ends_P = np.searchsorted(ordinary, np.cumsum(lengths_P))
+        ordinary_P = np.diff(ends_P, prepend=0)
+        count_P = np.maximum(np.rint(self.rate * ordinary_P), ordinary_P > 0).astype(np.int64)
         if self.starts_word_V is None:
-            return rng.choice(ordinary, count, replace=False, shuffle=False)
+            return ordinary[choose(random_N[ordinary], ordinary_P, count_P)]
         # A special id counts as a beginning, so that no word reaches across it.
-        words = np.cumsum(self.starts_word_V[ids] | ~self.ordinary_V[ids])[ordinary]
-        sizes = np.bincount(words)
-        order = rng.permutation(np.flatnonzero(sizes))
-        return ordinary[np.isin(words, _fitting(order.tolist(), sizes.tolist(), count))]
+        words_N = np.cumsum(self.starts_word_V[ids_N] | ~self.ordinary_V[ids_N])
+        chosen = [ordinary[:0]]
+        for first, end, count in zip(ends_P - ordinary_P, ends_P, count_P.tolist(), strict=True):
+            of_piece = ordinary[first:end]
+            _, starts, word_of, sizes = np.unique(
+                words_N[of_piece], return_index=True, return_inverse=True, return_counts=True
+            )
+            order = np.argsort(random_N[of_piece[starts]] >> 40, kind="stable")
+            chosen.append(of_piece[np.isin(word_of, _fitting(order.tolist(), sizes.tolist(), count))])
+        return np.concatenate(chosen)
 
 
 def _fitting(words: list[int], sizes: list[int], room: int) -> list[int]:

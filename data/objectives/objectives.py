@@ -1,5 +1,6 @@
 """Which objective a model is trained on: its settings, the special ids it needs, and the object that makes examples."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_type_hints
 
@@ -79,11 +80,30 @@ def make_objective(config: ObjectiveConfig, *, max_length: int, tokenizer: Token
             f"objective {config.name} needs special ids that the {tokenizer.kind} tokenizer lacks: "
             f"{', '.join(missing[:6])}{', …' * (len(missing) > 6)}"
         )
+    ordinary_V = np.asarray(tokenizer.token_bytes_V) > 0
+    ordinary_V[list(ids.values())] = False
+    return _made(
+        config, max_length, ids, ordinary_V, word_starts(tokenizer, ordinary_V) if config.whole_words else None
+    )
+
+
+def check_objective(config: ObjectiveConfig, max_length: int) -> None:
+    """Raises DataError where max_length does not work out with any tokenizer: no room for text, too many spans."""
+    ids = {name: number for number, name in enumerate(special_names(config))}
+    _made(config, max_length, ids, np.arange(len(ids) + 1) == len(ids), None)
+
+
+def _made(
+    config: ObjectiveConfig,
+    max_length: int,
+    ids: Mapping[str, int],
+    ordinary_V: np.ndarray,
+    starts_word_V: np.ndarray | None,
+) -> Objective:
+    """The objective, from special ids by name and from which ids are text."""
     if config.name in ("causal_lm", "prefix_lm"):
         return CausalLM(max_length, random_prefix=config.name == "prefix_lm")
     if config.name == "masked_lm":
-        ordinary_V = np.asarray(tokenizer.token_bytes_V) > 0
-        ordinary_V[list(ids.values())] = False
         return MaskedLM(
             max_length,
             pad_id=ids["pad"],
@@ -92,7 +112,7 @@ def make_objective(config: ObjectiveConfig, *, max_length: int, tokenizer: Token
             cls_id=ids["cls"],
             sep_id=ids["sep"],
             rate=config.mask_rate,
-            starts_word_V=word_starts(tokenizer, ordinary_V) if config.whole_words else None,
+            starts_word_V=starts_word_V,
         )
     sentinels = tuple(ids[name] for name in _SENTINELS)
     common = {"pad_id": ids["pad"], "eos_id": ids["eos"], "sentinel_ids": sentinels, "decoder_start_id": ids["pad"]}

@@ -1,6 +1,6 @@
 """Examples of an encoder-decoder: a source that the encoder reads, targets that the decoder writes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,10 +53,6 @@ class Seq2Seq:
             "targets": targets,
             "weights": np.ones(len(targets), np.float32),
         }
-
-    def num_too_long(self, pairs: Iterable[tuple[Ids, Ids]]) -> int:
-        """How many pairs do not fit: what to report where they are cut."""
-        return sum(len(source) > self.source_length or len(target) > self.target_length for source, target in pairs)
 
     def _fitted(self, name: str, ids: Ids, length: int) -> np.ndarray:
         array = np.asarray(ids, np.int32)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +12,19 @@ from data.errors import DataError
 
 @dataclass(frozen=True)
 class Document:
-    id: str  # unique in its corpus; for files, the path relative to the corpus' root, with "/"
+    id: str  # as the source calls it: several files may repeat one; else file and line, relative to the source's root
     text: str  # never empty
     score: float | None = None  # what a curriculum sorts by, where the source has a score_field
 
 
-def document_of_record(record: Mapping[str, Any], place: str, default_id: str, source: SourceConfig) -> Document:
+def document_of_record(
+    record: Mapping[str, Any], place: str, default_id: str, source: SourceConfig, *, typed: bool = True
+) -> Document:
     """The document of one JSON object or table row, found at `place`, as the fields of `source` say.
 
-    A record with no id, or with null or "" for one, is called `default_id`. Raises DataError for a text or score that
-    is missing or of another type, for an empty text, and for what UTF-8 cannot hold.
+    Not `typed` is a table of strings only, in which a score is the number that a string spells. A record with no id, or
+    with null or "" for one, is called `default_id`. Raises DataError for a text or score that is missing or of another
+    type, for an empty text, and for what UTF-8 cannot hold.
     """
     text = _field(record, source.text_field, "text_field", place)
     if not isinstance(text, str):
@@ -28,7 +32,7 @@ def document_of_record(record: Mapping[str, Any], place: str, default_id: str, s
     if not text:
         raise DataError(f"{place}: field {source.text_field!r} is empty: remove the record, or give it text")
     _check_utf8(text, source.text_field, place)
-    score = _score(record, source.score_field, place) if source.score_field else None
+    score = _score(record, source.score_field, place, typed) if source.score_field else None
     return Document(_id(record.get(source.id_field), default_id, place, source.id_field), text, score)
 
 
@@ -44,8 +48,11 @@ def _field(record: Mapping[str, Any], name: str, setting: str, place: str) -> An
     return record[name]
 
 
-def _score(record: Mapping[str, Any], name: str, place: str) -> float:
+def _score(record: Mapping[str, Any], name: str, place: str, typed: bool) -> float:
     value = _field(record, name, "score_field", place)
+    if not typed:
+        with suppress(ValueError):  # which is reported with all that is no number
+            value = float(value)
     try:
         score = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:  # an integer of hundreds of digits

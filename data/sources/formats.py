@@ -1,9 +1,9 @@
 """How a file becomes documents: text, JSON lines, CSV and TSV, Parquet; as it is, or compressed by gzip or zstd.
 
-Files are streamed: what sits in memory is about one document (of a Parquet file: some hundred).
+Files are streamed: what sits in memory is about one document (of a Parquet file: 256, a page, and a mebibyte of each
+column that is read).
 """
 
-import contextlib
 import csv
 import gzip
 import json
@@ -20,6 +20,7 @@ from data.sources.files import File, format_of
 _CHUNK = 2**16  # bytes read at once
 _ZSTD_CHUNK = 2**10  # few, as zstd unpacks all it is given, and a byte can hold 30,000
 _PARQUET_ROWS = 256  # read at once
+_PARQUET_BYTES = 2**20  # of a column, read at once
 _LONGEST_CELL = 2**31 - 1  # of CSV, in characters; Python's own limit is 131,072
 
 
@@ -32,7 +33,7 @@ def read_file(path: Path, file: File, source: SourceConfig) -> Iterator[Document
     if kind == ".parquet":
         return _parquet(path, file, source)
     contents = _not_empty(_chunks(path, file.place), file.place)
-    if kind == ".jsonl":
+    if kind in (".jsonl", ".ndjson"):
         return _jsonl(contents, file, source)
     if kind in (".csv", ".tsv"):
         return _table(contents, file, source, "\t" if kind == ".tsv" else ",")
@@ -49,9 +50,10 @@ def _text(contents: Iterator[bytes], file: File, source: SourceConfig) -> Iterat
         yield Document(file.id, _decoded(b"".join(contents), file.place, 0))
         return
     # Bytes are split, not characters: in UTF-8 no character's bytes are inside those of others.
-    for number, (offset, part) in enumerate(_split(contents, source.document_separator.encode("utf-8"))):
+    for number, (offset, part, ended) in enumerate(_split(contents, source.document_separator.encode("utf-8"))):
         if part:
-            yield Document(f"{file.id}#{number}", _decoded(part, file.place, offset))
+            whole = not ended and number == 0  # a file without a separator keeps its name
+            yield Document(file.id if whole else f"{file.id}#{number}", _decoded(part, file.place, offset))
 
 
 def _jsonl(contents: Iterator[bytes], file: File, source: SourceConfig) -> Iterator[Document]:
@@ -78,7 +80,7 @@ def _table(contents: Iterator[bytes], file: File, source: SourceConfig, delimite
         for row in rows:
             place, id = f"{file.place}:{first_line}", f"{file.id}:{first_line}"
             if header:
-                yield document_of_record(_row(row, header, source, place), place, id, source)
+                yield document_of_record(_row(row, header, place), place, id, source, typed=False)
             else:
                 header = _header(row, source, place)
             first_line = rows.line_num + 1
@@ -104,15 +106,11 @@ def _check_columns(columns: list[str], source: SourceConfig, place: str) -> None
             raise missing_field(name, setting, columns, place)
 
 
-def _row(row: list[str], header: list[str], source: SourceConfig, place: str) -> dict[str, str | float]:
+def _row(row: list[str], header: list[str], place: str) -> dict[str, str]:
     if len(row) != len(header):
         there = f"{len(row)} cell(s)" if row else "a blank line"
         raise DataError(f"{place}: {there}, where the header row has {len(header)} ({', '.join(header)[:60]})")
-    record: dict[str, str | float] = dict(zip(header, row, strict=True))
-    if source.score_field and source.score_field != source.text_field:
-        with contextlib.suppress(ValueError):  # which is reported with all that is no number
-            record[source.score_field] = float(record[source.score_field])
-    return record
+    return dict(zip(header, row, strict=True))
 
 
 def _parquet(path: Path, file: File, source: SourceConfig) -> Iterator[Document]:
@@ -120,7 +118,8 @@ def _parquet(path: Path, file: File, source: SourceConfig) -> Iterator[Document]
 
     with _opened(path, file.place) as raw:
         try:
-            table = pyarrow.parquet.ParquetFile(raw)
+            # By default all bytes of a row group are read at once, which may be the whole file.
+            table = pyarrow.parquet.ParquetFile(raw, buffer_size=_PARQUET_BYTES, pre_buffer=False)
             columns = table.schema_arrow.names
             _check_columns(columns, source, file.place)
             kind = table.schema_arrow.field(source.text_field).type
@@ -148,24 +147,24 @@ def _python(cell, name: str, place: str):
 
 def _lines(contents: Iterator[bytes], place: str) -> Iterator[str]:
     """Lines with a line feed after each; only line feeds end them, so U+2028 and the like stay inside."""
-    for offset, line in _split(contents, b"\n"):
-        yield _decoded(line, place, offset) + "\n"
+    for number, (offset, line, _) in enumerate(_split(contents, b"\n"), 1):
+        yield _decoded(line, f"{place}:{number}", offset) + "\n"
 
 
-def _split(contents: Iterator[bytes], separator: bytes) -> Iterator[tuple[int, bytes]]:
-    """What is between separators, and the offset where it starts; nothing after a last one is no part."""
+def _split(contents: Iterator[bytes], separator: bytes) -> Iterator[tuple[int, bytes, bool]]:
+    """Where each part starts, the part, and whether a separator ended it; nothing after a last one is no part."""
     rest, offset, searched = bytearray(), 0, 0
     for chunk in contents:
         rest += chunk
         start = 0
         while (end := rest.find(separator, max(start, searched))) >= 0:
-            yield offset + start, bytes(rest[start:end])
+            yield offset + start, bytes(rest[start:end]), True
             start = end + len(separator)
         del rest[:start]
         offset += start
         searched = max(0, len(rest) - len(separator) + 1)  # so that a long part is not searched again and again
     if rest:
-        yield offset, bytes(rest)
+        yield offset, bytes(rest), False
 
 
 def _not_empty(contents: Iterator[bytes], place: str) -> Iterator[bytes]:

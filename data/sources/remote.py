@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from data.atomic import new_folder
+from data.atomic import locked, new_folder, remove_leftovers
 from data.errors import DataError
-from data.sources.files import File, is_read, nothing_to_read, without_package_marks
+from data.sources.files import File, is_read, nothing_to_read, to_read
 
 _WEB = ("http", "https")
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs", "http": "aiohttp", "https": "aiohttp"}
@@ -21,6 +21,10 @@ _VERSIONS = (
     *("ETag", "etag", "checksum", "md5Hash", "content_md5", "Content-MD5", "Digest", "generation"),
     *("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "created"),
 )
+
+
+class Unreachable(DataError):
+    """A source that may be as it was: the network, or the server, does not answer."""
 
 
 def is_url(path: str) -> bool:
@@ -44,7 +48,7 @@ def list_files(url: str) -> list[File]:
             found = {path: info for path, info in found.items() if info["type"] == "file"}
             base = url[: magic.start()].rpartition("/")[0]
         elif not (web and url.endswith("/")) and (info := system.info(path))["type"] == "file":
-            return [_file(_name(url), url, info)]
+            return to_read([_file(_name(url), url, info)])
         else:
             found, base = system.find(path, detail=True), url.rstrip("/")
         root = system._strip_protocol(base).rstrip("/") + "/"
@@ -56,19 +60,27 @@ def list_files(url: str) -> list[File]:
         if web:  # a page of links tells neither sizes nor versions
             found = {id: system.info(f"{base}/{id}") for id in found}
     files = sorted((_file(id, f"{base}/{id}", info) for id, info in found.items()), key=lambda file: file.id)
-    return without_package_marks(files)
+    return to_read(files)
 
 
-def fetch(file: File, cache_dir: str, report: Callable[[str], object] | None = None) -> Path:
+def fetch(file: File, cache_dir: str, report: Callable[[str], object] = lambda _: None) -> Path:
     """Where the content of `file`, in the version it had when it was listed, lies on this machine.
 
-    It is downloaded unless it was before; only a whole file ever gets its name. `report` gets a line about a download.
+    It is downloaded unless it was before, by one process while others wait; only a whole file ever gets its name.
+    `report` gets a line about a download.
     Raises DataError where the network fails, or brings another number of bytes than the listing said.
     """
     key = hashlib.blake2b(repr((file.place, file.size, file.version)).encode(), digest_size=16).hexdigest()
     folder, name = Path(cache_dir).expanduser() / "remote" / key, _name(file.place)
-    if folder.is_dir():
-        return folder / name
+    if not folder.is_dir():
+        with locked(folder, report):
+            remove_leftovers(folder.parent)
+            if not folder.is_dir():
+                _download(file, folder, name, report)
+    return folder / name
+
+
+def _download(file: File, folder: Path, name: str, report: Callable[[str], object]) -> None:
     started = time.perf_counter()
     system, path = _opened(file.place)
     with new_folder(folder) as temporary:
@@ -79,9 +91,7 @@ def fetch(file: File, cache_dir: str, report: Callable[[str], object] | None = N
             size = os.fstat(content.fileno()).st_size
         if file.size not in (None, size):
             raise DataError(f"{file.place} brought {size:,} bytes, and {file.size:,} were announced: run again")
-    if report:
-        report(f"data: fetched {file.place} ({size / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s)")
-    return folder / name
+    report(f"data: fetched {file.place} ({size / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s)")
 
 
 def _file(id: str, place: str, info: dict[str, Any]) -> File:
@@ -127,4 +137,7 @@ def _network(url: str) -> Iterator[None]:
         if isinstance(reason, FileNotFoundError):
             raise DataError(f"{url} does not exist, or is hidden from this machine") from error
         said = " ".join(f"{type(reason).__name__}: {reason}".split())[:300]
-        raise DataError(f"{url} cannot be read ({said}): check the address, the network, and the rights") from error
+        status = getattr(reason, "status", 0)
+        refused = isinstance(reason, PermissionError) or (isinstance(status, int) and 400 <= status < 500)
+        kind = DataError if refused else Unreachable
+        raise kind(f"{url} cannot be read ({said}): check the address, the network, and the rights") from error

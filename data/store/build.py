@@ -19,6 +19,7 @@ import numpy as np
 from data.atomic import locked, publish, remove_leftovers, write_file
 from data.sources.documents import Document
 from data.split import HELD_OUT, TRAIN
+from data.store.format import MANIFEST
 from data.store.store import open_store, verify_changed
 from data.store.survey import SourceChanged, SourceHash, Survey, text_bytes
 from data.store.writer import StoreWriter
@@ -54,7 +55,7 @@ def build_stores(
     has_scores: bool,
     report: Report,
 ) -> None:
-    """Makes folder/train and folder/held_out, whole and verified, unless they are there.
+    """Makes folder/train and folder/held_out, whole and verified, unless they are there (`is_built`).
 
     `documents()` reads the source from its beginning, `split` says on which side each document is. One process builds,
     others wait for it; `report` gets a line of progress, with `name`, every few seconds. Memory stays at some batches
@@ -62,11 +63,13 @@ def build_stores(
 
     Raises SourceChanged where the documents are not those of `survey`, and DataError where one cannot be tokenised.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder.parent)
     with locked(folder, report):
-        if folder.is_dir():
+        remove_leftovers(folder.parent)
+        if is_built(folder):
             return
+        if folder.is_dir():
+            report(f"data: {folder} is not whole: building it again")
+            shutil.rmtree(folder)
         work = folder.with_name(f".{folder.name}.building")
         try:
             writers, done = _begin(work, tokenizer, has_scores, report)
@@ -80,6 +83,11 @@ def build_stores(
             verify_changed(open_store(work / side))  # remembered: sizes and times go along to the new name
         publish(work, folder)
         (folder / JOURNAL).unlink(missing_ok=True)  # last: a kill before it loses nothing
+
+
+def is_built(folder: Path) -> bool:
+    """Whether both sides are there; who deletes one, as errors about a damaged store advise, has both built again."""
+    return all((folder / side / MANIFEST).is_file() for side in (TRAIN, HELD_OUT))
 
 
 def _begin(

@@ -8,8 +8,8 @@ import numpy as np
 
 from data.errors import DataError
 
-BLOCK_BYTES = 2**18  # of a remote array read at once: a request takes as long as some 100,000 bytes
-_BLOCKS = 64  # kept of each remote array
+BLOCK_BYTES = 2**16  # of a remote array read at once: a request takes longer than they do, also for a row of 2 KB
+_BLOCKS = 256  # kept of each remote array
 
 
 class Folder:
@@ -71,7 +71,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 class RemoteArray:
     """A one-dimensional array that is read by ranges: `array[a:b]` is a numpy array, `array[i]` a number of it.
 
-    Short slices go through blocks of 256 KiB, of which the latest 64 are kept; long ones are one request each.
+    Short slices go through blocks of 64 KiB, of which the latest 256 are kept; long ones are one request each.
     """
 
     def __init__(self, place: Remote, name: str, dtype: np.dtype, length: int):

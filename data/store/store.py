@@ -1,9 +1,8 @@
 """Tokens on disk: all ids of one split, where its documents start, what they are called. See `data.store.format`."""
 
-import itertools
+import dataclasses
 import json
 import os
-from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data.atomic import new_folder, write_file
+from data.atomic import write_file
 from data.errors import DataError
 from data.store.format import (
     ID_STARTS,
@@ -28,7 +27,6 @@ from data.store.format import (
     read_manifest,
 )
 from data.store.places import Folder, Remote, RemoteArray
-from data.store.writer import StoreWriter
 from data.tokenizers.special_tokens import WithSpecials
 from data.tokenizers.tokenizer import Tokenizer
 
@@ -125,17 +123,43 @@ def verify_changed(store: TokenStore) -> bool:
 
     What it saw is kept beside the store, in NAME.verified.json. Raises DataError as `verify_store`.
     """
-    folder = Path(store.folder)
-    memory = folder.with_name(f"{folder.name}.verified.json")
-    files = {name: (folder / name).stat() for name in (MANIFEST, *arrays(store.manifest))}
-    now = {name: [file.st_size, file.st_mtime_ns] for name, file in files.items()}
+    now = _sizes_and_times(store)
     with suppress(OSError, ValueError):  # no memory of it, or one that cannot be read: verify
-        if json.loads(memory.read_bytes()) == now:
+        if json.loads(_memory(store).read_bytes()) == now:
             return False
     verify_store(store)
     with suppress(OSError):  # a cache that others own: verified at each start
-        write_file(memory, (json.dumps(now) + "\n").encode())
+        write_file(_memory(store), (json.dumps(now) + "\n").encode())
     return True
+
+
+def record_provenance(store: TokenStore, provenance: dict[str, Any]) -> TokenStore:
+    """The store, a local and verified one, with this provenance in its manifest, which is written if it says another.
+
+    Raises DataError where it cannot be written.
+    """
+    if store.manifest["provenance"] == provenance:
+        return store
+    manifest = {**store.manifest, "provenance": provenance}
+    try:
+        write_file(Path(store.folder) / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        write_file(_memory(store), (json.dumps(_sizes_and_times(store)) + "\n").encode())
+    except OSError as error:
+        raise DataError(
+            f"{store.folder} cannot be written ({error}), and records another language, licence or origin than the "
+            "config says: make it writable, or set data.cache_dir to another folder"
+        ) from error
+    return dataclasses.replace(store, manifest=manifest)
+
+
+def _memory(store: TokenStore) -> Path:
+    folder = Path(store.folder)
+    return folder.with_name(f"{folder.name}.verified.json")
+
+
+def _sizes_and_times(store: TokenStore) -> dict[str, list[int]]:
+    files = {name: (Path(store.folder) / name).stat() for name in (MANIFEST, *arrays(store.manifest))}
+    return {name: [file.st_size, file.st_mtime_ns] for name, file in files.items()}
 
 
 def check_tokenizer(store: TokenStore, tokenizer: Tokenizer) -> None:
@@ -148,41 +172,3 @@ def check_tokenizer(store: TokenStore, tokenizer: Tokenizer) -> None:
             f"{store.folder} holds ids of the tokenizer with fingerprint {made}, not of this {tokenizer.kind} one, "
             f"{tokenizer.fingerprint}: use that tokenizer, or build the store again"
         )
-
-
-def write_store(
-    folder: str | Path,
-    encoded: Iterable[tuple[np.ndarray, int]],
-    *,
-    tokenizer: Tokenizer,
-    source_fingerprint: str,
-    split: str,
-    ids: Iterable[str] | None = None,
-    scores: Sequence[float] | None = None,
-    provenance: dict[str, Any] | None = None,
-) -> TokenStore:
-    """Writes a store of documents, each given as its ids and the UTF-8 bytes of its text, and opens it.
-
-    `ids`: of the documents, "0", "1", ... if not given. Each document is closed by the tokenizer's eos_id where it has
-    one. The folder appears whole or not at all; one that is there already is used if it says the same. Raises DataError
-    for ids outside the vocabulary, for no tokens at all, and for a folder that holds another store.
-    """
-    folder = Path(folder)
-    names = map(str, itertools.count()) if ids is None else iter(ids)
-    documents = iter(encoded)
-    with new_folder(folder) as temporary:
-        writer = StoreWriter(temporary, tokenizer, split, has_scores=scores is not None)
-        while some := list(itertools.islice(documents, 4096)):
-            first = writer.num_documents
-            writer.append(
-                [document for document, _ in some],
-                list(itertools.islice(names, len(some))),
-                sum(size for _, size in some),
-                None if scores is None else scores[first : first + len(some)],
-            )
-        manifest = writer.finish(source_fingerprint=source_fingerprint, provenance=provenance or {})
-    store = open_store(folder)
-    if store.manifest != manifest:
-        differ = [key for key in manifest if manifest[key] != store.manifest.get(key)]
-        raise DataError(f"{folder} already holds another store (different: {', '.join(differ)}): use another folder")
-    return store

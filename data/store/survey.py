@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import struct
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -14,7 +15,9 @@ from data.atomic import write_file
 from data.config import SourceConfig
 from data.errors import DataError
 from data.sources.documents import Document
-from data.sources.read import read_documents, stamp
+from data.sources.files import left_out_of
+from data.sources.read import State, check_settings, is_remote, look, read_documents, settings_read
+from data.sources.remote import Unreachable
 from data.split import split_number, tail_start
 
 _SECONDS = 10  # between two lines about a long reading
@@ -35,6 +38,7 @@ class Survey:
     num_bytes: int  # of the texts in UTF-8
     lowest: int  # of the documents' `split_number`
     highest: int
+    origin: dict  # files, bytes and revision, see `data.sources.read.State`
 
     def check_split(self, path: str, held_out: float, by: str) -> None:
         """Raises DataError where one side of the split would be empty; `path` is what it calls the source."""
@@ -83,33 +87,77 @@ class SourceHash:
         return self._hash.hexdigest()
 
 
-def survey_source(source: SourceConfig, cache_dir: Path, report: Callable[[str], object]) -> tuple[Survey, bool]:
-    """The survey of a source, and whether it had to be read for it.
+def find_survey(source: SourceConfig, cache_dir: Path, report: Callable[[str], object]) -> Survey | State:
+    """The survey of a source that is as it was when it was last read, else its state; no text is read.
 
-    It is kept in `cache_dir`/surveys under the `stamp` of the source: what has no stamp is read each time. Raises
-    DataError for a source that cannot be read, and SourceChanged for one that changes meanwhile.
+    Surveys are kept in `cache_dir`/surveys under the stamp of their source, and the last one of a source behind a
+    network also under its settings: where the network is gone, that one is taken, and `report` gets a line. Raises
+    DataError for a source that is not there, or whose settings do not fit it.
     """
-    before = stamp(source)
-    if before and (known := _remembered(_file(cache_dir, before))):
-        return known, False
-    survey = _read(source, cache_dir, report)
-    if before:
-        if stamp(source) != before:
-            raise SourceChanged(source.path)
+    try:
+        state = look(source)
+    except Unreachable as error:
+        if not (last := _remembered(_last(source, cache_dir))):
+            raise
+        report(f"data: {error}; going on with what was read of it before, {last.num_documents:,} documents")
+        return last
+    check_settings(source, state.files)
+    survey = _remembered(_file(cache_dir, state.stamp))
+    if survey:
+        _keep_last(source, survey, cache_dir)
+    return survey or state
+
+
+def survey_source(source: SourceConfig, state: State, cache_dir: Path, report: Callable[[str], object]) -> Survey:
+    """Reads a source of this state to its end, and keeps the survey. Raises DataError for what cannot be read, also
+    before it begins for a folder that cannot be written, and SourceChanged for a source that changes meanwhile.
+    """
+    check_cache(cache_dir)
+    if left_out := left_out_of(source.path):
+        counts = ", ".join(f"{number:,} {suffix}" for suffix, number in left_out.most_common(8))
+        report(f"data: {source.path}: {len(state.files):,} files are read; not read, by suffix: {counts}")
+    survey = _read(source, state.origin, cache_dir, report)
+    if look(source).stamp != state.stamp:
+        raise SourceChanged(source.path)
+    _write(_file(cache_dir, state.stamp), source, survey)
+    _keep_last(source, survey, cache_dir)
+    return survey
+
+
+def check_cache(cache_dir: Path) -> None:
+    """Raises DataError for a folder that cannot be made or written."""
+    try:
         (cache_dir / "surveys").mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"path": source.path, **dataclasses.asdict(survey)}, indent=2)
-        write_file(_file(cache_dir, before), (content + "\n").encode())
-    return survey, True
+        with tempfile.TemporaryFile(dir=cache_dir / "surveys"):
+            pass
+    except OSError as error:
+        raise DataError(f"data.cache_dir {str(cache_dir)!r} cannot be written ({error}): set it to another") from error
 
 
 def forget(source: SourceConfig, cache_dir: Path) -> None:
     """So that the next survey reads the source, whatever its stamp."""
-    if known := stamp(source):
-        _file(cache_dir, known).unlink(missing_ok=True)
+    _last(source, cache_dir).unlink(missing_ok=True)
+    _file(cache_dir, look(source).stamp).unlink(missing_ok=True)
 
 
 def _file(cache_dir: Path, stamp: str) -> Path:
     return cache_dir / "surveys" / f"{stamp}.json"
+
+
+def _last(source: SourceConfig, cache_dir: Path) -> Path:
+    key = hashlib.blake2b(repr(settings_read(source)).encode(), digest_size=16).hexdigest()
+    return cache_dir / "surveys" / f"last-{key}.json"
+
+
+def _keep_last(source: SourceConfig, survey: Survey, cache_dir: Path) -> None:
+    if is_remote(source) and _remembered(_last(source, cache_dir)) != survey:
+        with suppress(OSError):  # a cache that others own
+            _write(_last(source, cache_dir), source, survey)
+
+
+def _write(file: Path, source: SourceConfig, survey: Survey) -> None:
+    content = json.dumps({"path": source.path, **dataclasses.asdict(survey)}, indent=2)
+    write_file(file, (content + "\n").encode())
 
 
 def _remembered(file: Path) -> Survey | None:
@@ -121,7 +169,7 @@ def _remembered(file: Path) -> Survey | None:
     return None
 
 
-def _read(source: SourceConfig, cache_dir: Path, report: Callable[[str], object]) -> Survey:
+def _read(source: SourceConfig, origin: dict, cache_dir: Path, report: Callable[[str], object]) -> Survey:
     hasher, said = SourceHash(), time.monotonic()
     documents = characters = num_bytes = highest = 0
     lowest = 2**64
@@ -134,7 +182,7 @@ def _read(source: SourceConfig, cache_dir: Path, report: Callable[[str], object]
         if time.monotonic() - said > _SECONDS:
             said = time.monotonic()
             report(f"data: reading {source.path}: {documents:,} documents, {num_bytes / 1e6:,.0f} MB so far")
-    return Survey(hasher.hexdigest(), documents, characters, num_bytes, lowest, highest)
+    return Survey(hasher.hexdigest(), documents, characters, num_bytes, lowest, highest, origin)
 
 
 def text_bytes(text: str) -> int:

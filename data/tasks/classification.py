@@ -1,6 +1,5 @@
 """Texts, or pairs of texts, of one class: sentiment, topics, intents, yes or no, the better of two answers."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,28 @@ from data.tasks.task import Task
 
 SENTIMENTS = {"0": "negative", "1": "positive"}
 AG_NEWS = {"1": "World", "2": "Sports", "3": "Business", "4": "Sci/Tech"}
+THUCNEWS = (
+    *("finance", "realty", "stocks", "education", "science"),
+    *("society", "politics", "sports", "game", "entertainment"),
+)
+BANKING77 = """
+    Refund_not_showing_up activate_my_card age_limit apple_pay_or_google_pay atm_support automatic_top_up
+    balance_not_updated_after_bank_transfer balance_not_updated_after_cheque_or_cash_deposit beneficiary_not_allowed
+    cancel_transfer card_about_to_expire card_acceptance card_arrival card_delivery_estimate card_linking
+    card_not_working card_payment_fee_charged card_payment_not_recognised card_payment_wrong_exchange_rate
+    card_swallowed cash_withdrawal_charge cash_withdrawal_not_recognised change_pin compromised_card
+    contactless_not_working country_support declined_card_payment declined_cash_withdrawal declined_transfer
+    direct_debit_payment_not_recognised disposable_card_limits edit_personal_details exchange_charge exchange_rate
+    exchange_via_app extra_charge_on_statement failed_transfer fiat_currency_support get_disposable_virtual_card
+    get_physical_card getting_spare_card getting_virtual_card lost_or_stolen_card lost_or_stolen_phone
+    order_physical_card passcode_forgotten pending_card_payment pending_cash_withdrawal pending_top_up
+    pending_transfer pin_blocked receiving_money request_refund reverted_card_payment? supported_cards_and_currencies
+    terminate_account top_up_by_bank_transfer_charge top_up_by_card_charge top_up_by_cash_or_cheque top_up_failed
+    top_up_limits top_up_reverted topping_up_by_card transaction_charged_twice transfer_fee_charged
+    transfer_into_account transfer_not_received_by_recipient transfer_timing unable_to_verify_identity
+    verify_my_identity verify_source_of_funds verify_top_up virtual_card_not_working visa_or_mastercard
+    why_verify_identity wrong_amount_of_cash_received wrong_exchange_rate_for_cash_withdrawal
+"""
 
 Repairs = Counter[str] | None
 
@@ -59,12 +80,9 @@ def read_ag_news(path: str | Path, _: Repairs) -> Iterator[Labelled]:
 
 
 def read_banking77(path: str | Path, _: Repairs) -> Iterator[Labelled]:
-    """CSV with the columns text and category; a `categories.json` beside it lists the categories there are."""
-    listed = Path(path).expanduser().parent / "categories.json"
-    known = {name: name for name in json.loads(text_of(listed))} if listed.exists() else {}
+    """CSV with the columns text and category (Casanueva et al. 2020)."""
     for place, record in csv_records(path, ("text", "category")):
-        label = record["category"]
-        yield Labelled(place, record["text"], _named(known, label, place) if known else label)
+        yield Labelled(place, record["text"], record["category"])
 
 
 def read_thucnews(path: str | Path, _: Repairs) -> Iterator[Labelled]:
@@ -105,6 +123,7 @@ def _task(name: str, reader, source: str, prompt: str, labels: tuple[str, ...] =
 
 _REVIEW = "Review: {text}\nIs it negative or positive?\n"
 _TOPIC = "{text}\nThe topic of this text:\n"
+_INTENT = "Customer: {text}\nThe intent of the customer:\n"
 
 CLASSIFICATION = (
     _task("classification", read_jsonl, "classify: {text} {pair}", "{text}\n{pair}\nThe class of this text:\n"),
@@ -112,8 +131,8 @@ CLASSIFICATION = (
     _task("imdb", read_imdb, "imdb review: {text}", _REVIEW, tuple(SENTIMENTS.values())),
     _task("chnsenticorp", read_chnsenticorp, "chnsenticorp: {text}", _REVIEW, tuple(SENTIMENTS.values())),
     _task("ag_news", read_ag_news, "ag_news: {text}", _TOPIC, tuple(AG_NEWS.values())),
-    _task("banking77", read_banking77, "banking77: {text}", "Customer: {text}\nThe intent of the customer:\n"),
-    _task("thucnews", read_thucnews, "thucnews: {text}", _TOPIC),
+    _task("banking77", read_banking77, "banking77: {text}", _INTENT, tuple(BANKING77.split())),
+    _task("thucnews", read_thucnews, "thucnews: {text}", _TOPIC, THUCNEWS),
     _task("boolq", read_boolq, "boolq passage: {pair} question: {text}", "{pair}\n{text}?\n", ("no", "yes")),
     _task("piqa", read_piqa, "piqa goal: {text} {pair}", "{text}\n{pair}\nThe better solution:\n", ("1", "2")),
 )

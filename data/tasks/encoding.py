@@ -2,24 +2,32 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
 from data.errors import DataError
+from data.tasks.compact import Row, Window
 from data.tasks.examples import Labelled, Question, Tagged
 from data.tasks.offsets import encode_with_offsets
-from data.tasks.rows import Frame, Limits, Row
+from data.tasks.rows import Frame, Limits
 from data.tokenizers.tokenizer import Tokenizer
 
 IdOf = dict[str, int]
+Example = TypeVar("Example")
+_BATCH = 512  # examples encoded at once
 
 
 def label_rows(examples: Sequence[Labelled], tokenizer: Tokenizer, limits: Limits, id_of: IdOf) -> Iterator[Row]:
     """`targets` () is the class. Of a pair that is too long, the longer text loses its end, token by token."""
-    first = tokenizer.encode_batch([example.text for example in examples])
-    second = tokenizer.encode_batch([example.pair for example in examples])
     frames = {pair: Frame.of(tokenizer, pair) for pair in (False, True)}
-    for number, (example, a, b) in enumerate(zip(examples, first, second, strict=True)):
+
+    def encoded() -> Iterator[tuple[Labelled, np.ndarray, np.ndarray]]:
+        for batch in _batches(examples):
+            first = tokenizer.encode_batch([example.text for example in batch])
+            yield from zip(batch, first, tokenizer.encode_batch([example.pair for example in batch]), strict=True)
+
+    for number, (example, a, b) in enumerate(encoded()):
         frame = frames[bool(example.pair)]
         cut = limits.check(example.place, len(a) + len(b) + frame.extra, limits.max_length)
         room = max(limits.max_length - frame.extra, 0)
@@ -71,11 +79,15 @@ def span_rows(examples: Sequence[Question], tokenizer: Tokenizer, limits: Limits
     tokens apart. A question takes up to half of max_length; what is longer is cut.
     """
     frame = Frame.of(tokenizer, pair=True)
-    questions = tokenizer.encode_batch([example.question for example in examples])
-    contexts = list(dict.fromkeys(example.context for example in examples))  # several questions share one
-    encoded = dict(zip(contexts, encode_with_offsets(tokenizer, contexts), strict=True))
-    for number, (example, asked) in enumerate(zip(examples, questions, strict=True)):
-        ids_N, spans_N2 = encoded[example.context]
+
+    def encoded() -> Iterator[tuple[Question, np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+        for batch in _batches(examples):
+            questions = tokenizer.encode_batch([example.question for example in batch])
+            contexts = list(dict.fromkeys(example.context for example in batch))  # several questions share one
+            read = dict(zip(contexts, encode_with_offsets(tokenizer, contexts), strict=True))
+            yield from zip(batch, questions, (read[example.context] for example in batch), strict=True)
+
+    for number, (example, asked, (ids_N, spans_N2)) in enumerate(encoded()):
         cut = limits.check(f"{example.place}: question", len(asked), limits.max_length // 2, "max_length to twice it")
         question = asked[: limits.max_length // 2].tolist()
         room = limits.max_length - frame.extra - len(question)
@@ -87,9 +99,8 @@ def span_rows(examples: Sequence[Question], tokenizer: Tokenizer, limits: Limits
         for start in range(0, max(len(ids_N) - room, 0) + step, step):
             ids = tokenizer.wrap(question, ids_N[start : start + room].tolist())
             end = min(start + room, len(ids_N))
+            window = Window(spans_N2, begin, start, end - start)
             inside = start <= first <= last < end
-            spans_T2 = np.full((len(ids), 2), -1, np.int32)
-            spans_T2[begin : begin + end - start] = spans_N2[start:end]
             arrays = {
                 "inputs": np.array(ids, np.int32),
                 "targets": np.array([begin + first - start, begin + last - start] if inside else [0, 0]),
@@ -97,7 +108,12 @@ def span_rows(examples: Sequence[Question], tokenizer: Tokenizer, limits: Limits
             }
             if limits.token_types:
                 arrays["token_types"] = (np.arange(len(ids)) >= frame.types + len(question)).astype(np.int32)
-            yield Row(number, arrays, len(question) + len(ids_N) + frame.extra, cut, spans_T2=spans_T2)
+            yield Row(number, arrays, len(question) + len(ids_N) + frame.extra, cut, window=window)
+
+
+def _batches(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+    """Some examples at a time: what a tokenizer makes of all of them takes more memory than what is kept."""
+    return (examples[at : at + _BATCH] for at in range(0, len(examples), _BATCH))
 
 
 def _answer_tokens(example: Question, spans_N2: np.ndarray) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from data.errors import DataError, missing_path
 
+_LONGEST_CELL = 2**31 - 1  # of CSV, in characters; Python's own limit is 131,072
 _PARTS = re.compile(r"(.*)\{([^{},]*),([^{},]*)\}(.*)", re.DOTALL)
 
 
@@ -49,6 +50,7 @@ def cells(path: str | Path, counts: Sequence[int]) -> Iterator[tuple[str, list[s
 
 def csv_rows(path: str | Path) -> Iterator[tuple[str, list[str]]]:
     """(place, cells) of each row of a CSV file, the header too; the place is the row's last line."""
+    csv.field_size_limit(_LONGEST_CELL)  # for the whole process: Python has no other way
     file = existing(path)
     reader = csv.reader(io.StringIO(text_of(file), newline=""), strict=True)
     try:
@@ -88,6 +90,8 @@ def json_file(path: str | Path) -> Any:
         return json.loads(text_of(file))
     except json.JSONDecodeError as error:
         raise DataError(f"{file}:{error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+        raise DataError(f"{file}: not JSON that can be read: {error}") from error
 
 
 def json_records(path: str | Path) -> Iterator[tuple[str, dict]]:
@@ -95,8 +99,9 @@ def json_records(path: str | Path) -> Iterator[tuple[str, dict]]:
     for place, line in lines(path):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            why = f"{error.msg} at column {error.colno}" if line.strip() else "blank line"
+        except (ValueError, RecursionError) as error:
+            why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+            why = why if line.strip() else "blank line"
             raise DataError(f"{place}: not JSON ({why}): {line.strip()[:60]!r}") from error
         if not isinstance(record, dict):
             raise DataError(f"{place}: a JSON {type(record).__name__}, not an object")

@@ -1,44 +1,34 @@
 """The examples of a task as rows of fixed shape, with a count of what did not fit."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from data.errors import DataError
 from data.objectives.examples import Example, Features, assemble
+from data.tasks.compact import CompactRows
 from data.tasks.examples import Question, TaskExample
 from data.tasks.task import Task
 from data.tokenizers.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True)
-class Row:
-    """What one row holds, before padding."""
-
-    example: int  # its number among the examples
-    arrays: Example
-    length: int  # tokens it would have without a limit
-    cut: bool  # whether a text of it was cut
-    lost_tags: int = 0  # of tokens that the tokenizer makes nothing of
-    spans_T2: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int32))  # of a context; -1: not of it
-
-
 @dataclass(frozen=True, eq=False)
 class TaskRows:
-    """Rows (see `data.rows`) of a task; nothing is drawn. Row r is of task_examples[rows[r].example].
+    """Rows (see `data.rows`) of a task; nothing is drawn.
 
-    `labels` counts each label of the examples, by id: `list(rows.labels)[id]` is its name. The labels of a training set
-    belong to the held-out one, too: dataclasses.replace(task, labels=tuple(rows.labels)).
+    Row r is of task_examples[rows.example_R[r]], and would have rows.length_R[r] tokens without a limit.
+    `labels` counts each label of the examples, by id.
     """
 
     task: Task
     form: str
     task_examples: tuple[TaskExample, ...]
-    rows: tuple[Row, ...]
+    rows: CompactRows
     features: Features
     pad_id: int
     labels: dict[str, int]
+    labels_collected: bool  # from these examples, as no set was given
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -46,30 +36,35 @@ class TaskRows:
     def example(self, row: int, rng: np.random.Generator | None = None) -> Example:
         """The arrays of one row, as `features` says; padding has segment and weight 0."""
         del rng  # nothing is drawn
-        arrays = self.rows[row].arrays
-        single = {name: np.asarray(arrays[name], kind) for name, (shape, kind) in self.features.items() if not shape}
+        arrays = self.rows.arrays(row)
+        single = {name: np.asarray(arrays[name][0], kind) for name, (shape, kind) in self.features.items() if not shape}
         several = {name: values for name, values in arrays.items() if name not in single}
         features = {name: feature for name, feature in self.features.items() if name not in single}
         return assemble([several], features, self.pad_id) | single
 
     @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels by id."""
+        return tuple(self.labels)
+
+    @property
     def truncated(self) -> int:
         """Rows of which a text was cut."""
-        return sum(row.cut for row in self.rows)
+        return int(self.rows.cut_R.sum())
 
     @property
     def lost_tags(self) -> int:
         """Tags of tokens that the tokenizer makes nothing of (white space, control characters): in no row."""
-        return sum(row.lost_tags for row in self.rows)
+        return self.rows.lost_tags
 
     def answer(self, row: int, first: int, last: int) -> str:
         """The text of tokens `first` to `last` of a row of a span task; "" where they are not all of the context."""
-        spans_T2, of = self.rows[row].spans_T2, self.task_examples[self.rows[row].example]
-        if not isinstance(of, Question):
+        if self.form != "encoder" or self.task.kind != "span":
             raise DataError(f"{self.task.name} ({self.task.kind}, {self.form}) has no spans")
-        if not 0 <= first <= last < len(spans_T2) or spans_T2[first, 0] < 0 or spans_T2[last, 0] < 0:
-            return ""
-        return of.context[spans_T2[first, 0] : spans_T2[last, 1]].strip()
+        of = self.task_examples[int(self.rows.example_R[row])]
+        assert isinstance(of, Question)
+        start, end = self.rows.characters(row, first, last)
+        return of.context[start:end].strip()
 
     def report(self) -> str:
         """What there is: examples, rows, what was cut, labels, tokens of a row before cutting."""
@@ -82,13 +77,14 @@ class TaskRows:
         )
         if total := sum(self.labels.values()):
             counts = (f"{name} {count} ({count / total:.1%})" for name, count in self.labels.items())
-            yield f"labels: {', '.join(counts)}"
+            yield f"labels{' collected from these examples' * self.labels_collected}: {', '.join(counts)}"
         if self.lost_tags:
             yield f"tags of what the tokenizer makes nothing of: {self.lost_tags}"
         if self.form == "encoder" and self.task.kind == "span":
-            yield f"rows with the answer: {sum(bool(row.arrays['targets'].any()) for row in self.rows)}"
-        median, high = np.percentile([row.length for row in self.rows], (50, 95))
-        longest = max(row.length for row in self.rows)
+            found = sum(bool(self.rows.arrays(row)["targets"].any()) for row in range(len(self)))
+            yield f"rows with the answer: {found}"
+        median, high = np.percentile(self.rows.length_R, (50, 95))
+        longest = self.rows.length_R.max()
         yield f"tokens of a row: median {median:.0f}, 95 % have up to {high:.0f}, the longest {longest}"
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
+from typing import Any
 
 from data.errors import DataError
 from data.tasks.examples import Tagged
@@ -21,8 +22,7 @@ def read_columns(path: str | Path, repairs: Repairs) -> Iterator[Tagged]:
     CoNLL-2003 (its -DOCSTART- lines are no token), WNUT-17. Tokens are joined by spaces.
     """
     for place, rows in _sentences(path):
-        if rows[0][0] != "-DOCSTART-":
-            yield joined(place, [row[0] for row in rows], [row[-1] for row in rows], " ", repairs)
+        yield joined(place, [row[0] for row in rows], [row[-1] for row in rows], " ", repairs)
 
 
 def read_indexed_characters(path: str | Path, repairs: Repairs) -> Iterator[Tagged]:
@@ -54,9 +54,11 @@ def read_cluener(path: str | Path, _: Repairs) -> Iterator[Tagged]:
     for place, record in json_records(path):
         text = field(record, "text", str, place)
         tags = ["O"] * len(text)
-        for kind, entities in field(record, "label", dict, place).items():
-            for entity, spans in entities.items():
-                for first, last in spans:
+        labels = field(record, "label", dict, place)
+        for kind in labels:
+            entities = field(labels, kind, dict, place)
+            for entity in entities:
+                for first, last in (_span(span, entity, place) for span in field(entities, entity, list, place)):
                     there = text[first : last + 1]
                     if there != entity:
                         raise DataError(f"{place}: {kind} {entity!r} is not at {first}-{last}, where {there!r} is")
@@ -64,6 +66,12 @@ def read_cluener(path: str | Path, _: Repairs) -> Iterator[Tagged]:
                         raise DataError(f"{place}: {kind} {entity!r} overlaps with another entity at {first}-{last}")
                     tags[first : last + 1] = [f"B-{kind}"] + [f"I-{kind}"] * (last - first)
         yield joined(place, list(text), tags, "", None)
+
+
+def _span(span: Any, entity: str, place: str) -> tuple[int, int]:
+    if not (isinstance(span, list) and [type(at) for at in span] == [int, int] and 0 <= span[0] <= span[1]):
+        raise DataError(f"{place}: {entity!r} is at {span!r}, not at [first, last] character, counted from 0")
+    return span[0], span[1]
 
 
 def joined(place: str, tokens: Sequence[str], tags: Sequence[str], joint: str, repairs: Repairs) -> Tagged:
@@ -95,9 +103,9 @@ def _checked(tags: Sequence[str], place: str, repairs: Repairs) -> Iterable[str]
 
 
 def _sentences(path: str | Path) -> Iterator[tuple[str, list[list[str]]]]:
-    """(place of the first token, columns of each token) of each sentence."""
+    """(place of the first token, columns of each token) of each sentence; a -DOCSTART- line ends one, too."""
     numbered = ((place, line.split()) for place, line in lines(path))
-    for filled, group in groupby(numbered, key=lambda item: bool(item[1])):
+    for filled, group in groupby(numbered, key=lambda item: item[1][:1] not in ([], ["-DOCSTART-"])):
         if not filled:
             continue
         rows = list(group)
@@ -107,14 +115,24 @@ def _sentences(path: str | Path) -> Iterator[tuple[str, list[list[str]]]]:
         yield rows[0][0], [row for _, row in rows]
 
 
-def _task(name: str, reader: Reader) -> Task:
-    return Task(name, "tagging", reader, "span_f1", f"{name}: {{text}}", "{text}\nThe tags of these tokens:\n")
+def _task(name: str, reader: Reader, *types: str) -> Task:
+    """A task whose tags are O and the two of each type of entity."""
+    labels = ("O", *(f"{tag}-{kind}" for kind in types for tag in "BI")) if types else ()
+    return Task(name, "tagging", reader, "span_f1", f"{name}: {{text}}", "{text}\nThe tags of these tokens:\n", labels)
+
+
+_WNUT = ("corporation", "creative-work", "group", "location", "person", "product")
+_WEIBO = [f"{kind}.{named}" for kind in ("GPE", "LOC", "ORG", "PER") for named in ("NAM", "NOM")]
+_CLUENER = (
+    *("address", "book", "company", "game", "government"),
+    *("movie", "name", "organization", "position", "scene"),
+)
 
 
 TAGGING = (
     _task("tagging", read_jsonl),
-    _task("conll2003", read_columns),
-    _task("wnut17", read_columns),
-    _task("weibo_ner", read_indexed_characters),
-    _task("cluener", read_cluener),
+    _task("conll2003", read_columns, "LOC", "MISC", "ORG", "PER"),
+    _task("wnut17", read_columns, *_WNUT),
+    _task("weibo_ner", read_indexed_characters, *_WEIBO),
+    _task("cluener", read_cluener, *_CLUENER),
 )

@@ -31,7 +31,7 @@ class Task:
     metric: str  # one of METRICS
     source: str
     prompt: str
-    labels: tuple[str, ...] = ()  # of classes or tags, by id; (): those of the examples, sorted
+    labels: tuple[str, ...] = ()  # of classes or tags, by id; (): no set is known, see `task_rows`
 
     def read(self, path: str | Path, repairs: Counter[str] | None = None) -> list[TaskExample]:
         """The examples of a path. Raises DataError with file and line, also where there are none.

@@ -1,4 +1,12 @@
-"""All tasks by name, and their examples as rows that a loader draws from."""
+"""All tasks by name, and their examples as rows that a loader draws from.
+
+An example of each kind, and what it asks of the network:
+classification  Labelled("a.tsv:1", "so good", "positive"): one of the labels
+tagging         Tagged("a.conll:1", "EU rejects", ((0, 2), (3, 10)), ("B-ORG", "O")): a label for each token
+span            Question("a.json:q1", "q1", "Who?", "In 1066 they came.", ((8, "they"),)): where the answer stands
+text_to_text    TextPair("a.tsv:1", "Guten Tag.", "Good day."): the target, written
+dialogue        Dialogue("a.jsonl:1", (("user", "Hi"), ("assistant", "Hello"))): each reply, written
+"""
 
 import difflib
 from collections import Counter
@@ -9,11 +17,12 @@ from data.errors import DataError
 from data.objectives.examples import Features
 from data.objectives.pairs import Seq2Seq
 from data.tasks.classification import CLASSIFICATION
+from data.tasks.compact import CompactRows, Row
 from data.tasks.dialogue import DIALOGUE
 from data.tasks.encoding import label_rows, span_rows, tag_rows
 from data.tasks.examples import Labelled, Question, Tagged, TaskExample
 from data.tasks.questions import QUESTIONS
-from data.tasks.rows import Limits, Row, TaskRows, decoder_features, encoder_features
+from data.tasks.rows import Limits, TaskRows, decoder_features, encoder_features
 from data.tasks.standard_library import STANDARD_LIBRARY_TASKS
 from data.tasks.tagging import TAGGING
 from data.tasks.task import Task
@@ -43,6 +52,7 @@ def task_rows(
     form: str = "encoder",
     *,
     max_length: int,
+    labels: Sequence[str] | None = None,
     target_length: int | None = None,
     truncate: bool = True,
     stride: int = 0,
@@ -55,6 +65,10 @@ def task_rows(
     `target_length`: of an answer, for the two forms that write; None: half of max_length. What is longer is cut and
     counted (`truncated`), or with truncate=False a DataError with the place. `stride`: of a span task, tokens from one
     window to the next; 0: half of what fits. `token_types`: whether the network has types for the texts of a pair.
+
+    `labels`: of classes or tags, by id; None: those that the task declares, else the ones of these examples, sorted.
+    Another split may lack some of these, and number the rest anew: give it `labels=rows.label_names` of the training
+    rows.
 
     Raises DataError for a label that is not one of the task's, a tokenizer without the special ids that the form needs,
     and a form that the kind of the task does not have.
@@ -70,18 +84,19 @@ def task_rows(
             f"max_length {max_length} must be 8 or more, target_length {target} 1 or more, and a decoder's less than "
             "max_length: the prompt needs room too"
         )
-    labels = _labels(task, examples)
+    known, collected = _known_labels(task, examples, labels)
+    counts = _label_counts(task, examples, known)
     pairs = any(isinstance(e, Question) or (isinstance(e, Labelled) and e.pair) for e in examples)
     limits = Limits(max_length, target, truncate, stride, token_types and pairs)
     if form == "encoder":
-        rows, features = _encoder_rows(task, examples, tokenizer, limits, labels)
+        rows, features = _encoder_rows(task, examples, tokenizer, limits, counts)
     elif form == "decoder":
         rows, features = prompt_rows(task, examples, tokenizer, limits), decoder_features(max_length)
     else:
         make = _seq2seq(tokenizer, limits)
         rows, features = pair_rows(task, examples, tokenizer, make), make.features
     pad_id = tokenizer.special_ids.get("pad", 0)  # what no weight and no segment shows: 0 is as good
-    return TaskRows(task, form, examples, tuple(rows), features, pad_id, labels)
+    return TaskRows(task, form, examples, CompactRows(rows), features, pad_id, counts, collected)
 
 
 def _encoder_rows(
@@ -111,16 +126,34 @@ def _seq2seq(tokenizer: Tokenizer, limits: Limits) -> Seq2Seq:
     return Seq2Seq(limits.max_length, limits.target_length, pad, decoder_start_id=pad, truncate=limits.truncate)
 
 
-def _labels(task: Task, examples: Sequence[Any]) -> dict[str, int]:
-    """How many examples, or tokens, have each label, in the order of ids; nothing for tasks without labels."""
+def _known_labels(task: Task, examples: Sequence[Any], given: Sequence[str] | None) -> tuple[Sequence[str], bool]:
+    """The labels by id, and whether they had to be collected from the examples; nothing for tasks without labels."""
     if task.kind not in ("classification", "tagging"):
-        return {}
-    of = [(e.place, label) for e in examples for label in (e.tags if isinstance(e, Tagged) else (e.label,))]
-    counts = Counter(label for _, label in of)
-    known = task.labels or tuple(sorted(counts))
-    for place, label in of:
-        if label not in known:
-            near = difflib.get_close_matches(label, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)[:200]}"
-            raise DataError(f"{place}: label {label!r} is not one of the {len(known)} of {task.name}: {hint}")
-    return {label: counts[label] for label in known}
+        if given is not None:
+            raise DataError(f"{task.name} ({task.kind}) has no labels: leave out labels=")
+        return (), False
+    known = task.labels if given is None else tuple(given)
+    if twice := [label for label, count in Counter(known).items() if count > 1]:
+        raise DataError(f"labels= has {twice[0]!r} more than once: an id has one label, and a label one id")
+    if known or given is not None:
+        return known, False
+    return sorted({label for example in examples for label in _labels_of(example)}), True
+
+
+def _label_counts(task: Task, examples: Sequence[Any], known: Sequence[str]) -> dict[str, int]:
+    """How many examples, or tokens, have each label, in the order of ids. Raises DataError for an unknown label."""
+    counts = dict.fromkeys(known, 0)
+    for example in examples if task.kind in ("classification", "tagging") else ():
+        for label in _labels_of(example):
+            if label not in counts:
+                near = difflib.get_close_matches(label, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)[:200]}, or give labels="
+                raise DataError(
+                    f"{example.place}: label {label!r} is not one of the {len(known)} of {task.name}: {hint}"
+                )
+            counts[label] += 1
+    return counts
+
+
+def _labels_of(example: Labelled | Tagged) -> tuple[str, ...]:
+    return example.tags if isinstance(example, Tagged) else (example.label,)

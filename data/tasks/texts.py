@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from data.objectives.pairs import Seq2Seq
+from data.tasks.compact import Row
 from data.tasks.examples import Dialogue, TaskExample
-from data.tasks.rows import Limits, Row
+from data.tasks.rows import Limits
 from data.tasks.task import Task, answer_text
 from data.tokenizers.tokenizer import Tokenizer
 

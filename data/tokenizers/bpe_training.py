@@ -40,8 +40,8 @@ def train_byte_bpe(
     """Byte-level BPE (Radford et al. 2019) of exactly `vocab_size` ids; equal inputs, equal bytes.
 
     Ids: 0 to 255 the bytes, pieces by merge order, the end of a document (<|endoftext|>), sentinels, symbols. Lossless
-    for every text, but that the text of <|endoftext|> or of a sentinel becomes its id, as in GPT-2. Texts are split by
-    GPT-2's pattern: letters, digits and other characters apart, each with the space before it.
+    for every text; "<|endoftext|>" or the name of a sentinel in it is text, not the id, unlike in GPT-2. Texts are
+    split by GPT-2's pattern: letters, digits and other characters apart, each with the space before it.
 
     `symbols`, `sentinels`, `seed` and `max_characters` are as in `sentencepiece_training.train_model`. Raises
     DataError, before training, for a vocabulary that is too small, a symbol that cannot be one, and no text; after it,
@@ -83,7 +83,9 @@ def train_byte_bpe(
     backend.add_tokens(_whole(symbols))
     eos = vocab_size - len(special) - len(symbols)
     ids = {"eos": eos} | {f"extra_{number}": eos + 1 + number for number in range(sentinels)}
-    return HuggingFaceTokenizer.of(backend, ids, b"", "the trained byte-level BPE", begins=[eos])
+    return HuggingFaceTokenizer.of(
+        backend, ids, b"", "the trained byte-level BPE", begins=[eos], split_special_tokens=True
+    )
 
 
 def train_word_pieces(
@@ -105,7 +107,8 @@ def train_word_pieces(
     longest pieces from the left. wrap() is [CLS] a [SEP] (b [SEP]); there is no end of a document.
 
     The text is not kept: white space becomes one space, a word with a character that has no piece becomes [UNK], and
-    `lowercase` takes case and accents away. `chinese_characters`: every Chinese character is a word.
+    `lowercase` takes case and accents away. "[MASK]" in it is text, not the id, unlike in BERT.
+    `chinese_characters`: every Chinese character is a word.
 
     `coverage`: part of the text whose characters get pieces, two where they stand both first and later in words. For
     the rest, and what is raised, see `sentencepiece_training.train_model`.
@@ -149,7 +152,8 @@ def train_word_pieces(
     backend.add_tokens(_whole(symbols))
     backend.post_processor = template(backend, WORDPIECE_ROLES["cls"], None, WORDPIECE_ROLES["sep"], name=name)
     roles = [*WORDPIECE_ROLES, *(f"extra_{number}" for number in range(sentinels))]
-    return HuggingFaceTokenizer.of(backend, {role: id for id, role in enumerate(roles)}, b"", name)
+    ids = {role: id for id, role in enumerate(roles)}
+    return HuggingFaceTokenizer.of(backend, ids, b"", name, split_special_tokens=True)
 
 
 def _learn_word_pieces(chunks: list[str], vocab_size: int, given: list[str]) -> list[str]:

@@ -23,11 +23,13 @@ class HuggingFaceTokenizer:
     """A `tokenizers.Tokenizer` and the ids of its special tokens as a `Tokenizer`.
 
     Ids and text equal those of `transformers`: encode() turns the text of a special token, say "[MASK]", into its id,
-    and decode() is decode(skip_special_tokens=True, clean_up_tokenization_spaces=False). A truncation or padding that
-    the file asks for is not done.
+    and decode() is decode(skip_special_tokens=True, clean_up_tokenization_spaces=False). With `split_special_tokens`
+    such text is text like any other: so it is where trained here, where no text can end a document by what it says. A
+    truncation or padding that the file asks for is not done.
 
-    Byte-level BPE is lossless but for special tokens in the text. WordPiece and sentencepiece pieces change case,
-    accents and spaces: there token_bytes_V is best effort, the UTF-8 bytes of each piece's characters.
+    Byte-level BPE is lossless, without `split_special_tokens` but for special tokens in the text. WordPiece and
+    sentencepiece pieces change case, accents and spaces: there token_bytes_V is best effort, the UTF-8 bytes of each
+    piece's characters.
     """
 
     kind = "huggingface"
@@ -41,11 +43,14 @@ class HuggingFaceTokenizer:
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{name} is no saved Hugging Face tokenizer ({len(content)} bytes): {error!r}") from error
         self.backend = read_backend(text, name)
+        # Older files have no such field, nor `eos_ids`.
+        self.split_special_tokens: bool = fields.get("split_special_tokens", False)
+        self.backend.encode_special_tokens = self.split_special_tokens
         self.special_ids: dict[str, int] = special_ids
         self.sentencepiece_model = base64.b64decode(model)
         self.eos_id: int | None = special_ids.get("eos")
         own = () if self.eos_id is None else (self.eos_id,)
-        self.eos_ids: tuple[int, ...] = tuple(fields.get("eos_ids", own))  # older files have no such field
+        self.eos_ids: tuple[int, ...] = tuple(fields.get("eos_ids", own))
         self.fingerprint = tokenizer_files.fingerprint(self.kind, content)
         self.token_bytes_V = _token_bytes(self.backend, json.loads(text)["decoder"])
         self.vocab_size = len(self.token_bytes_V)
@@ -63,6 +68,7 @@ class HuggingFaceTokenizer:
         name: str,
         ends: Sequence[int] = (),
         begins: Sequence[int] = (),
+        split_special_tokens: bool = False,
     ):
         """`special_ids`: by role, see `Tokenizer`; `model`: the sentencepiece model that `backend` was made from.
 
@@ -77,6 +83,8 @@ class HuggingFaceTokenizer:
             "sentencepiece": base64.b64encode(model).decode(),
             "tokenizer": backend.to_str(),
         } | ({"begin_ids": list(begins)} if begins else {})
+        if split_special_tokens:  # not in every file: those of published models keep their fingerprints
+            fields["split_special_tokens"] = True
         return cls(json.dumps(fields).encode(), name)
 
     def encode(self, text: str) -> list[int]:

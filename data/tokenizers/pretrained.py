@@ -75,7 +75,9 @@ def load_pretrained_tokenizer(folder: str | Path) -> HuggingFaceTokenizer:
     if family or {"add_bos_token", "add_eos_token"} & settings.keys():
         backend.post_processor = template(backend, *_around(family, names, settings), name=name)
     model = contents[0] if name.endswith(".model") else b""
-    tokenizer = HuggingFaceTokenizer.of(backend, special_ids, model, name, ends)
+    tokenizer = HuggingFaceTokenizer.of(
+        backend, special_ids, model, name, ends, split_special_tokens=bool(settings.get("split_special_tokens"))
+    )
     rows = model_config.get("vocab_size") or tokenizer.vocab_size
     if rows < tokenizer.vocab_size:
         raise DataError(f"{name} has ids up to {tokenizer.vocab_size - 1}, but config.json has vocab_size {rows}")

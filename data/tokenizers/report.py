@@ -28,6 +28,7 @@ class LanguageReport:
     words: int  # by white space; characters but white space, for languages in `UNSPACED`
     tokens: int
     unknown: int  # tokens that are the unknown id: their text is lost
+    special: int  # tokens that are another special id, since the text spells its name: <|endoftext|> in GPT-2's
     partial: int  # tokens that hold part of a character's bytes: byte fallback, or pieces of byte-level BPE
     exact: int  # documents that decode(encode(text)) gives back
     seconds: float
@@ -74,6 +75,7 @@ class TokenizerReport:
             [name, f"{report.documents:,}", f"{report.bytes / 1e6:.2f}", *_figures(name, report), _speed(report)]
             for name, report in self.languages.items()
         ]
+        special = sum(report.special for report in self.languages.values())
         unused = f"Never used on this text: {self.unused:,} of {self.pieces:,} pieces ({self.unused / self.pieces:.1%})"
         return "\n\n".join(
             [
@@ -82,6 +84,11 @@ class TokenizerReport:
                 _legend(self.languages),
                 f"{unused}: {_listed(self.unused_examples)}" if self.unused else unused,
                 f"Longest pieces: {_listed(self.longest_pieces)}",
+                *(
+                    [f"The text spells names of special ids: {special:,} tokens are such ids, not text"]
+                    if special
+                    else []
+                ),
             ]
         )
 
@@ -157,12 +164,14 @@ def _measure(tokenizer: Tokenizer, language: str, texts: Iterable[str], used_V: 
             "both need 1 or more"
         )
     used_V += counts
+    unknown = [tokenizer.special_ids["unk"]] if "unk" in tokenizer.special_ids else []
     return LanguageReport(
         documents=documents,
         bytes=num_bytes,
         words=words,
         tokens=int(counts.sum()),
-        unknown=int(counts[tokenizer.special_ids["unk"]]) if "unk" in tokenizer.special_ids else 0,
+        unknown=int(counts[unknown].sum()),
+        special=int(counts[sorted({*tokenizer.special_ids.values(), *tokenizer.eos_ids} - {*unknown})].sum()),
         partial=int(counts[_partial(tokenizer, np.flatnonzero(counts))].sum()),
         exact=exact,
         seconds=max(seconds, 1e-9),

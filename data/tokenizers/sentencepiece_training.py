@@ -109,6 +109,12 @@ def train_model(
     return fitted(attempt, vocab_size, smallest)
 
 
+def check_vocab(vocab_size: int) -> None:
+    """Raises DataError, as `train_model`, for fewer ids than a model with bytes needs; for before texts are read."""
+    if vocab_size < 258 + _FEWEST_PIECES:
+        raise DataError(_too_small(vocab_size, True, [], (), 258 + _FEWEST_PIECES))
+
+
 def _too_small(vocab_size: int, byte_fallback: bool, names: list[str], symbols: Sequence[str], smallest: int) -> str:
     parts = ["256 bytes"] if byte_fallback else []
     parts += ["unknown", "end of document"]

@@ -28,6 +28,7 @@ __all__ = [
 
 class Tokenizer(Protocol):
     """Text to ids and back. Those made here lose nothing: decode(encode(text)) == text, and token_bytes_V sums to it.
+    A text that spells the name of a special id, "<|endoftext|>" say, is text there: it ends no document.
 
     Two kinds that are trained here on request do lose text: sentencepiece without byte fallback (characters without a
     piece become the unknown id, which decodes to nothing) and WordPiece (spaces, and as asked case and accents). Those

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from data.config import DataConfig
-from data.store.store import write_store
 from data.tokenizers.tokenizer import ByteTokenizer, SentencePieceTokenizer
+from tests.data.tiny_stores import write_store
 
 REPOSITORY = Path(__file__).parents[2]
 

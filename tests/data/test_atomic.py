@@ -102,7 +102,7 @@ def _hold_and_remove(final, started, go):
         final.with_name(".final.lock").unlink()
 
 
-def test_leftovers_of_killed_processes_go_after_a_day(tmp_path):
+def test_leftovers_of_killed_processes_go_after_two_weeks(tmp_path):
     old = time.time() - LEFTOVER_AGE - 60
     for name in (".a.1.ff.tmp", ".b.building", ".young.building", ".held.building", "store"):
         (tmp_path / name).mkdir()

@@ -155,17 +155,25 @@ def test_any_text_pure_and_rate_0_is_identity(text, name, seed):
 
 
 def test_back_translation_goes_there_and_back_by_sentences():
-    def there(texts):
+    def there(texts, seed):
         calls.append(list(texts))
+        seeds.append(seed)
         return [text.upper() for text in texts]
 
-    calls = []
-    transform = BackTranslation(there, lambda texts: [text.replace("DOG", "HOUND") for text in texts])
+    calls, seeds = [], []
+    transform = BackTranslation(there, lambda texts, seed: [text.replace("DOG", "HOUND") for text in texts])
     assert transform("A dog. A cat!\n\n a dog", rng()) == "A HOUND. A CAT!\n\n A HOUND"
     assert calls == [["A dog.", "A cat!", "a dog"]]
+    for seed in (0, 1):
+        transform("A dog.", rng(seed))
+    assert seeds[0] == seeds[1] != seeds[2]  # of the random numbers, as all that a transform draws
     assert transform(" \n", rng()) == " \n"
+    partly = BackTranslation(lambda texts, seed: [texts[0], ""], lambda texts, seed: ["new"] * len(texts))
+    assert partly("One. Two.", rng()) == "new Two."
     with pytest.raises(ValueError, match="`back` returned 1 texts for 2"):
-        BackTranslation(there, lambda texts: texts[:1])("A. B.", rng())
+        BackTranslation(there, lambda texts, seed: texts[:1])("A. B.", rng())
+    (record,) = augment([Document("a", "A dog.")], [transform, Swap(0.0)], original=False)
+    assert record["transform"] == "back_translation,swap:0.0" and record["text"] == "A HOUND."
 
 
 def test_compose_applies_in_order():

@@ -45,11 +45,13 @@ def test_a_single_path_is_a_part_without_limit(config):
 
 
 def test_parts_of_a_mixture_come_in_the_order_of_their_names(config):
-    mixture = ConfigDict({"b": source("b.txt", weight=(2.0, 1.0), language="en"), "a": source("a.txt", max_epochs=2.0)})
+    mixture = ConfigDict(
+        {"b": source("b.txt", weight=(2.0, 1.0), language="en"), "a": source("a.txt", weight=(3.0,), max_epochs=2.0)}
+    )
     parts = config(path="", mixture=mixture, mixture_stages=(10,)).parts
     assert list(parts) == ["a", "b"]
     assert (parts["b"].weight, parts["b"].max_epochs, parts["b"].source.language) == ((2.0, 1.0), 1.0, "en")
-    assert (parts["a"].weight, parts["a"].max_epochs) == ((), 2.0)
+    assert (parts["a"].weight, parts["a"].max_epochs) == ((3.0,), 2.0)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,31 @@ def test_parts_of_a_mixture_come_in_the_order_of_their_names(config):
 def test_a_bad_part_of_a_mixture(config, change, says):
     with pytest.raises(ValueError, match=says):
         config(path="", mixture={"a": {**source("a.txt"), **change}}, mixture_stages=(10,))
+
+
+@pytest.mark.parametrize(
+    ("weights", "stages", "says"),
+    [
+        ([(1.0,), ()], (), "data.mixture: a have a weight and b none: give one to all or none"),
+        ([(), ()], (10,), r"data.mixture_stages \(10,\) change nothing: no part has a weight"),
+        ([(0.0,), (0.0,)], (), "all weights of the stage from step 0 on are 0: one must be above"),
+        ([(1.0, 0.0), (1.0, 0.0)], (10,), "all weights of the stage from step 10 on are 0"),
+    ],
+)
+def test_weights_that_do_not_fit_together(config, weights, stages, says):
+    mixture = {name: source("a.txt", weight=weight) for name, weight in zip("ab", weights, strict=True)}
+    with pytest.raises(ValueError, match=says):
+        config(path="", mixture=mixture, mixture_stages=stages)
+
+
+@pytest.mark.parametrize(
+    "name", ["text_field", "id_field", "score_field", "document_separator", "dataset_split", "language", "licence"]
+)
+def test_settings_of_a_source_that_a_mixture_would_not_read_are_refused(config, name):
+    mixture = {"a": source("a.txt", **{name: "own"})}
+    assert getattr(config(path="", mixture=mixture).parts["a"].source, name) == "own"
+    with pytest.raises(ValueError, match=rf"data has {name}='other', which a mixture does not read: set it in each"):
+        config(path="", mixture=mixture, **{name: "other"})
 
 
 def test_source_refuses_unknown_leaves():

@@ -3,8 +3,13 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -18,7 +23,7 @@ from data.store import build as build_module
 from data.store import store as store_module
 from data.store import survey as survey_module
 from data.tokenizers.tokenizer import CharTokenizer, WithSpecials
-from tests.data.conftest import PROSE, SOURCE
+from tests.data.conftest import PROSE, REPOSITORY, SOURCE
 
 
 def quiet(_):
@@ -238,6 +243,7 @@ def mixture(config, folder, tmp_path):
         }
         for name, value in second.items():
             parts["records"][name] = value
+        parts["texts"]["weight"] = parts["records"]["weight"]  # all have one, or none
         return config(path="", mixture=parts, held_out=0.3, **changes)
 
     return make
@@ -271,7 +277,7 @@ def stores_of(corpus):
 def test_what_draws_from_a_mixture_tokenises_nothing_anew(mixture, monkeypatch):
     first = prepare(mixture({}), quiet)
     monkeypatch.setattr(corpus_module, "build_stores", lambda *_, **__: pytest.fail("tokenised again"))
-    changes = [mixture({"weight": (0.5,), "max_epochs": 2.0}), mixture({}, mixture_temperature=2.0)]
+    changes = [mixture({"max_epochs": 2.0}), mixture({}, mixture_temperature=2.0)]
     changes += [mixture({"weight": (1.0, 2.0)}, mixture_stages=(100,)), mixture({}, packing="best_fit", prefetch=0)]
     for changed in changes:
         assert prepare(changed, quiet).fingerprint == first.fingerprint
@@ -377,3 +383,165 @@ def test_processes_that_prepare_at_once_agree(config, folder):
         process.join()
     assert len(set(made)) == 1
     assert not list(Path(settings.cache_dir).rglob(".*"))  # temporary folders are gone
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+@pytest.mark.parametrize("side", ["train", "held_out"])
+def test_the_advice_about_a_damaged_store_helps(config, folder, side, damage):
+    settings = config(path=str(folder))
+    store = getattr(prepare(settings, quiet), side)
+    before = {name: (Path(store.folder) / name).read_bytes() for name in store.manifest["digests"]}
+    file = Path(store.folder) / "tokens.bin"
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "remove":
+        file.write_bytes(bytes([content[0] ^ 1]) + content[1:] if damage == "flip" else content[:-2])
+    with pytest.raises(DataError, match="delete the folder") as error:
+        prepare(settings, quiet)
+    assert str(store.folder) in str(error.value)
+    shutil.rmtree(store.folder)
+    lines = []
+    again = getattr(prepare(settings, lines.append), side)
+    assert {name: (Path(again.folder) / name).read_bytes() for name in before} == before
+    assert any(f"{Path(store.folder).parent} is not whole: building it again" in line for line in lines)
+
+
+def test_what_is_recorded_follows_the_config_without_another_reading(config, folder, monkeypatch):
+    first = prepare(config(path=str(folder), licence="MIT"), quiet)
+    monkeypatch.setattr(survey_module, "read_documents", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr(store_module, "verify_store", lambda *_: pytest.fail("verified again"))
+    settings = config(path=str(folder), licence="CC0-1.0", language="en")
+    for _ in range(2):
+        corpus = prepare(settings, quiet)
+        assert corpus.fingerprint == first.fingerprint and corpus.train.folder == first.train.folder
+        for store in (corpus.train, corpus.held_out, store_module.open_store(corpus.train.folder)):
+            recorded = store.manifest["provenance"]
+            assert (recorded["licence"], recorded["language"], recorded["num_files"]) == ("CC0-1.0", "en", 40)
+            assert (recorded["text_field"], recorded["id_field"], recorded["document_separator"]) == ("text", "id", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tokenizer": "/nowhere/tokenizer"}, "/nowhere/tokenizer"),
+        ({"tokenizer": "sentencepiece", "tokenizer_vocab": 261}, "261 ids is too small.* 262 or more"),
+        ({"cache_dir": "/dev/null/cache"}, "cache_dir '/dev/null/cache' cannot be written"),
+        ({"cache_dir": "s3://bucket/cache"}, "s3://bucket/cache' is a URL.*of this machine"),
+        ({"mixture": ("a", "nowhere")}, "nowhere.*does not exist"),
+        ({"text_field": "body"}, "text_field='body' would change nothing"),
+    ],
+)
+def test_what_is_wrong_with_names_is_said_before_anything_is_read(config, folder, monkeypatch, changes, words):
+    monkeypatch.setattr(survey_module, "read_documents", lambda *_, **__: pytest.fail("read"))
+    if "mixture" in changes:
+        paths = {"a": folder, "nowhere": folder / "nowhere"}
+        changes = {"path": "", "mixture": {name: defaults.source(path=str(path)) for name, path in paths.items()}}
+    with pytest.raises(DataError, match=words):
+        prepare(config(**{"path": str(folder)} | changes), quiet)
+
+
+def test_a_folder_says_once_what_of_it_is_not_read(config, folder):
+    (folder / "a.pdf").write_text("x")
+    (folder / "b.json").write_text("x")
+    (folder / "c.json").write_text("x")
+    lines = []
+    prepare(config(path=str(folder), tokenizer="char"), lines.append)
+    said = [line for line in lines if "not read" in line]
+    assert said == [f"data: {folder}: 40 files are read; not read, by suffix: 2 .json, 1 .pdf"]
+
+
+def test_what_is_cached_of_a_url_is_used_without_the_network(config, folder, monkeypatch):
+    memory = fsspec.filesystem("memory")
+    for name in ("known", "unknown"):
+        memory.pipe(f"/{name}-{folder.name}/a.jsonl", b"".join(b'{"text": "text %d"}\n' % n for n in range(50)))
+    settings = config(path=f"memory://known-{folder.name}", tokenizer="char", held_out=0.3)
+    first = prepare(settings, quiet)
+
+    def unplugged(*_, **__):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(type(memory), "info", unplugged)
+    monkeypatch.setattr(type(memory), "find", unplugged)
+    lines = []
+    second = prepare(settings, lines.append)
+    assert (second.fingerprint, second.train.manifest) == (first.fingerprint, first.train.manifest)
+    assert "no route to host" in lines[0] and "going on with what was read of it before, 50 documents" in lines[0]
+    with pytest.raises(DataError, match="no route to host"):
+        prepare(dataclasses.replace(settings, path=f"memory://unknown-{folder.name}"), quiet)
+    with pytest.raises(DataError, match="no route to host"):  # read with other settings, it may be other documents
+        prepare(dataclasses.replace(settings, id_field="other"), quiet)
+
+
+DYING = """
+import os, pathlib, signal, sys
+import fsspec
+from configs import defaults
+from data.config import DataConfig
+from data.corpus import prepare
+from data.tokenizers.tokenizer import SentencePieceTokenizer
+
+def half_a_tokenizer(self, folder):
+    pathlib.Path(folder, "tokenizer.json").write_text("{")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def half_a_file(self, path, target, **_):
+    pathlib.Path(target).write_bytes(b'{"text": "half')
+    os.kill(os.getpid(), signal.SIGKILL)
+
+path, cache, moment = sys.argv[1:]
+if moment == "tokenizer":
+    SentencePieceTokenizer.save = half_a_tokenizer
+else:
+    type(fsspec.filesystem("file")).get_file = half_a_file
+changes = {"path": path, "cache_dir": cache, "tokenizer": "sentencepiece", "tokenizer_vocab": 300}
+prepare(DataConfig(**dict(defaults.get_config().data) | changes), print)
+"""
+
+
+@pytest.mark.parametrize("moment", ["tokenizer", "download"])
+def test_a_kill_leaves_nothing_half(config, folder, moment):
+    path, cache = f"file://{folder}", folder.parent / "cache"
+    arguments = [sys.executable, "-c", DYING, path, str(cache), moment]
+    died = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    (left,) = [*cache.glob("tokenizers/.*.tmp"), *cache.glob("remote/.*.tmp")]
+    settings = config(path=path, cache_dir=str(cache), tokenizer="sentencepiece")
+    unbroken = prepare(dataclasses.replace(settings, cache_dir=str(cache.with_name("other"))), quiet)
+    os.utime(left, (1, 1))  # some weeks later
+    corpus = prepare(settings, quiet)
+    assert (corpus.fingerprint, corpus.tokenizer.fingerprint) == (unbroken.fingerprint, unbroken.tokenizer.fingerprint)
+    assert not left.exists()
+
+
+def test_a_dataset_of_a_known_revision_is_not_streamed_again(config, monkeypatch):
+    rows, commits, streamed = [{"text": f"text {number}"} for number in range(50)], ["first"], []
+
+    class Rows(list):
+        column_names = None
+
+    def load_dataset(name, config, **options):
+        streamed.append(options["revision"])
+        return Rows(rows)
+
+    class HfApi:
+        def dataset_info(self, name):
+            if not commits:
+                raise ConnectionError("offline mode is enabled")
+            return SimpleNamespace(sha=commits[-1])
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=HfApi))
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    settings = config(path="hf:owner/name", held_out=0.3)
+    first = prepare(settings, quiet)
+    assert streamed == ["first", "first"]  # surveyed, tokenised
+    assert first.train.manifest["provenance"]["revision"] == "first"
+    assert prepare(settings, quiet).fingerprint == first.fingerprint and len(streamed) == 2
+    commits.append("second")  # of a README, say
+    second = prepare(settings, quiet)
+    assert second.fingerprint == first.fingerprint and streamed == ["first", "first", "second"]
+    assert second.train.manifest["provenance"]["revision"] == "second"
+    commits.clear()
+    lines = []
+    offline = prepare(settings, lines.append)
+    assert (offline.fingerprint, offline.train.manifest) == (first.fingerprint, second.train.manifest)
+    assert len(streamed) == 3 and "offline mode is enabled" in lines[0]

@@ -10,11 +10,12 @@ from data.errors import DataError
 from data.loader import BatchLoader, held_out_batches
 from data.objectives.causal import CausalLM
 from data.objectives.denoising import UL2, SpanCorruption
+from data.objectives.many import counted
 from data.objectives.masking import MaskedLM
 from data.order import Order
 from data.rows import ChunkRows, store_rows
-from data.store.store import write_store
 from data.tokenizers.tokenizer import ByteTokenizer
+from tests.data.tiny_stores import write_store
 
 
 def loader(store, length=4, global_batch=6, seed=0, **options):
@@ -184,13 +185,13 @@ def test_a_curriculum_reaches_the_batches(documents):
     rows = packed_rows(documents, "causal", "isolate")
     first = Order(rows, 0, curriculum="length")(np.arange(8))
     batch = BatchLoader(rows, global_batch=8, seed=0, curriculum="length").batch(0)
-    assert batch["inputs"].tolist() == rows.examples(first)["inputs"].tolist()
+    assert batch["inputs"].tolist() == rows.examples(first, [])["inputs"].tolist()
     assert batch["inputs"].tolist() != BatchLoader(rows, global_batch=8, seed=0).batch(0)["inputs"].tolist()
 
 
 def test_an_error_in_the_objective_reaches_the_caller(counting_store):
     class Broken(CausalLM):
-        def __call__(self, piece_ids, rng):
+        def many(self, ids_N, lengths_P, random_N):
             raise RuntimeError("bad block")
 
     made = BatchLoader(ChunkRows(counting_store(45), Broken(4)), global_batch=2, seed=0, prefetch=2)
@@ -266,14 +267,18 @@ def test_each_example_has_its_own_stream(counting_store):
     """Example i draws what a Philox made for i alone draws, whatever was drawn before it."""
 
     class Draws(CausalLM):
-        def __call__(self, piece_ids, rng):
-            return super().__call__(piece_ids, rng) | {"targets": rng.integers(0, 2**31, 4)}
+        is_random = True
+
+        def many(self, ids_N, lengths_P, random_N):
+            made = super().many(ids_N, lengths_P, random_N)
+            made.arrays["targets"] = np.delete(random_N >> 33, np.cumsum(lengths_P) - 1)
+            return made
 
     made = BatchLoader(ChunkRows(counting_store(101), Draws(4)), global_batch=4, seed=5)
     rows = np.concatenate([made.batch(step)["targets"] for step in (3, 0)])
     for index, row in zip((12, 13, 14, 15, 0, 1, 2, 3), rows, strict=True):
         alone = np.random.Generator(np.random.Philox(key=made._key, counter=[0, 0, 0, index]))
-        assert row.tolist() == alone.integers(0, 2**31, 4).tolist()
+        assert row.tolist() == (alone.bit_generator.random_raw(5)[:4] >> 33).tolist()
     other = BatchLoader(ChunkRows(counting_store(101), Draws(4)), global_batch=4, seed=6)
     assert not np.isin(other.batch(0)["targets"], rows).any()
 
@@ -311,9 +316,10 @@ def test_max_sequences_are_evenly_spaced_and_the_same_for_every_batch_size(count
 
 def test_held_out_weights_of_the_objective_are_kept(counting_store):
     class LastOnly(CausalLM):
-        def __call__(self, piece_ids, rng):
-            example = super().__call__(piece_ids, rng)
-            return {**example, "weights": example["weights"] * (np.arange(len(piece_ids) - 1) == 3)}
+        def many(self, ids_N, lengths_P, random_N):
+            made = super().many(ids_N, lengths_P, random_N)
+            made.arrays["weights"] *= counted(lengths_P - 1) == 3
+            return made
 
     batches = held_out_batches(ChunkRows(counting_store(7), LastOnly(4)), batch_size=2, max_sequences=0)
     assert next(batches)["weights"].tolist() == [[0, 0, 0, 1], [0, 0, 0, 0]]

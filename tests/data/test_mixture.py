@@ -154,14 +154,28 @@ def test_parts_of_stores_are_read_at_once(config, counting_store):
 
 
 def test_the_table_says_what_was_asked_and_what_is_drawn(mixture):
-    lines = mixture([3000, 1000], [(0.75, 0.0), (0.25, 1.0)], stages=(500,), steps=1000, batch=8).table().splitlines()
+    lines = mixture([3000, 1000], [(0.75, 0.0), (0.25, 1.0)], stages=(2048,), steps=4000, batch=8).table().splitlines()
     assert lines[0].split() == ["part", "rows", "asked", "drawn", "examples", "epochs"]
     a, b = (line.split() for line in lines[1:3])
     assert a[:6] == ["a", "3,000", "75.00%", "0.00%", "75.00%", "0.00%"]
     assert b[:6] == ["b", "1,000", "25.00%", "100.00%", "25.00%", "100.00%"]
-    assert int(a[6].replace(",", "")) + int(b[6].replace(",", "")) == 8000
+    assert int(a[6].replace(",", "")) + int(b[6].replace(",", "")) == 32_000
     assert float(b[7]) == pytest.approx(int(b[6].replace(",", "")) / 1000, abs=0.006)
-    assert lines[3] == "stages from steps 0, 500 of 1000"
+    assert lines[3] == "stages from steps 0, 2048 of 4000"
+
+
+@pytest.mark.parametrize("stages", [(), (4,)])
+def test_the_table_shows_what_this_run_draws(mixture, stages):
+    """A run shorter than a period has the shares of its own examples, not of the period's."""
+    weights = [(0.8, 0.5)[: 1 + len(stages)], (0.2, 0.5)[: 1 + len(stages)]]
+    made = mixture([100, 100], weights, stages, steps=10, batch=16)
+    parts, _ = drawn(made, 160)
+    split = np.split(parts, [stage * 16 for stage in stages])
+    expected = [f"{100 * np.mean(of_stage == 0):.2f}%" for of_stage in split]
+    a = made.table().splitlines()[1].split()
+    assert a[3 + len(stages) : 4 + 2 * len(stages)] == expected and a[2] == "80.00%"
+    assert int(a[4 + 2 * len(stages)]) == (parts == 0).sum()
+    assert stages or expected != ["80.00%"]  # 128 of 160 would be a coincidence
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -193,12 +207,15 @@ def test_where_weights_cannot_help_only_max_epochs_is_named(mixture):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rows": [5, 5], "weights": [(1.0,), ()]}, "a have a weight and b none: give one to all or none"),
-        ({"rows": [5, 5], "stages": (10,)}, r"mixture_stages \(10,\) change nothing: no part has a weight"),
         (
-            {"rows": [5, 5], "weights": [(1.0, 0.0), (1.0, 0.0)], "stages": (10,)},
-            "all weights of the stage from step 10 on are 0",
+            {"rows": [5, 5], "weights": [(1.0, 0.5), (1.0, 0.5)], "stages": (800,), "steps": 800},
+            r"mixture_stages \(800,\): no step of a run of 800 is in the last stage: use fewer stages, or more steps",
         ),
+        (
+            {"rows": [5, 5], "weights": [(0.999,), (0.001,)], "steps": 4},
+            "data.mixture.b: its share is 0.1 % at most, and none of the 32 examples of 4 steps is drawn from it: give",
+        ),
+        ({"rows": [5000, 5], "steps": 4}, "data.mixture.b: its share is 0.1 % at most, and none of the 32 examples"),
         (
             {"rows": [5, 5], "weights": [(1.0,), (1e-5,)]},
             r"data.mixture.b: its share of 1.00e-05 from step 0 on is less than 1 of 16384 examples \(6.10e-05\)",

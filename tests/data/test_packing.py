@@ -1,5 +1,7 @@
 import dataclasses
 import itertools
+import os
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.atomic import LEFTOVER_AGE
 from data.errors import DataError
 from data.objectives.causal import CausalLM
 from data.objectives.denoising import UL2, SpanCorruption
@@ -144,6 +147,15 @@ def test_a_plan_is_kept_and_reused_and_depends_on_all_that_matters(tmp_path):
         assert len(list(tmp_path.iterdir())) == before + 1
 
 
+def test_what_killed_planners_left_is_removed(tmp_path):
+    for name, age in ((".plan.1.old.tmp", LEFTOVER_AGE + 60), (".plan.2.new.tmp", 60)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "starts.npy").write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    make_plan(store_of([5, 9]), CausalLM(10), "best_fit", tmp_path)
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [".plan.2.new.tmp"]
+
+
 @pytest.mark.parametrize("harm", ["cut", "gone", "count"])
 def test_a_plan_that_was_harmed_is_refused_with_the_way_out(tmp_path, harm):
     store, objective = store_of([5, 9, 2, 7, 31]), CausalLM(10)
@@ -160,6 +172,8 @@ def test_a_plan_that_was_harmed_is_refused_with_the_way_out(tmp_path, harm):
 
 
 def test_what_cannot_be_planned_is_refused_with_numbers():
+    with pytest.raises(DataError, match="the packing 'bestfit' is not one of isolate, first_fit, best_fit"):
+        make_plan(store_of([9]), CausalLM(10), "bestfit")
     with pytest.raises(DataError, match=r"holds 3 document\(s\), none of more than 1 token\(s\)"):
         make_plan(store_of([1, 0, 1]), CausalLM(10), "best_fit")
 
@@ -170,6 +184,23 @@ def test_what_cannot_be_planned_is_refused_with_numbers():
 
     with pytest.raises(DataError, match="a piece of 6 tokens takes 12 inputs slots of 10"):
         make_plan(store_of([20]), Greedy(10), "best_fit")
+
+
+def lines_of(path):
+    return [len(line) + 1 for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("length", [512, 1024])
+@pytest.mark.parametrize("name", ["generated", "gutenberg/11.txt", "wikitext2/valid.txt"])
+def test_span_corruption_fills_99_of_100_slots_of_both_sides(test_data, name, length, method):
+    if name == "generated":
+        sizes = np.random.default_rng(0).lognormal(5.7, 1, 2000).astype(int)
+    else:
+        sizes = [len(test_data(name).read_text())] if name.startswith("gutenberg") else lines_of(test_data(name))
+    store, objective = store_of(sizes), SpanCorruption(length, 0, 1, tuple(range(100, 200)), 0)
+    rows = PackedRows(store, objective, make_plan(store, objective, method))
+    assert rows.utilisation.keys() == {"inputs", "source"} and min(rows.utilisation.values()) >= 0.99
 
 
 @pytest.mark.parametrize("length", [512, 1024])

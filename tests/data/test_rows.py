@@ -12,9 +12,10 @@ from data.objectives.denoising import UL2, SpanCorruption
 from data.objectives.examples import assemble
 from data.objectives.masking import MaskedLM
 from data.packing import METHODS
-from data.rows import CausalChunkRows, CausalPackedRows, ChunkRows, PackedRows, row_features, store_rows
-from data.store.store import open_store, write_store
+from data.rows import ChunkRows, PackedRows, row_features, store_rows
+from data.store.store import open_store
 from data.tokenizers.tokenizer import ByteTokenizer
+from tests.data.tiny_stores import write_store
 
 PAD, EOS, MASK, CLS, SEP, START = 500, 501, 502, 503, 504, 505
 SENTINELS = tuple(range(600, 700))
@@ -149,16 +150,31 @@ def test_each_next_token_is_predicted_once_from_its_own_document(packing, sizes,
     assert sorted(found) == [token for token in range(store.num_tokens) if token not in first]
 
 
+def generators(rows_B):
+    return [np.random.default_rng(int(row)) for row in rows_B]
+
+
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_many_rows_at_once_are_the_rows_one_by_one(written, packing):
-    rows = store_rows(written, CausalLM(16), packing)
-    assert isinstance(rows, CausalChunkRows if packing == "chunk" else CausalPackedRows)
-    for chosen in (np.arange(len(rows)), np.array([2, 0, 2]), np.array([len(rows) - 1])):
-        made = rows.examples(chosen)
-        for name, (shape, dtype) in rows.features.items():
-            alone = np.stack([rows.example(int(row), np.random.default_rng(0))[name] for row in chosen])
-            assert made[name].dtype == dtype and made[name].shape == (len(chosen), *shape)
-            assert made[name].tolist() == alone.tolist()
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_many_rows_at_once_are_the_pieces_one_by_one(written, name, packing):
+    """Bit for bit: each piece alone, from the generator of its row, put side by side."""
+    objective = OBJECTIVES[name](24)
+    rows = store_rows(written, objective, packing)
+    every = np.arange(len(rows))
+    for chosen in (every, np.array([2, 0, 2]), every[-1:]):
+        made = rows.examples(chosen, generators(chosen))
+        for place, (row, rng) in enumerate(zip(chosen.tolist(), generators(chosen), strict=True)):
+            if packing == "chunk":
+                start = row * objective.stride
+                spans = [(start, min(objective.stride + objective.overlap, written.num_tokens - start))]
+            else:
+                pieces = slice(*rows.plan.row_starts[row : row + 2])
+                spans = zip(rows.plan.starts[pieces], rows.plan.lengths[pieces], strict=True)
+            pieces = [objective(written.tokens[start : start + length], rng) for start, length in spans]
+            alone = assemble(pieces, rows.features, objective.pad_id)
+            assert {n: (a[place].tolist(), a.dtype, a.shape[1:]) for n, a in made.items()} == {
+                n: (a.tolist(), a.dtype, a.shape) for n, a in alone.items()
+            }
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
@@ -182,8 +198,8 @@ def test_rows_travel_without_their_tokens(written, tmp_path, packing):
     again = pickle.loads(sent)  # noqa: S301 (our own)
     assert type(again) is type(rows) and len(again) == len(rows)
     chosen = np.arange(len(rows))
-    assert {n: a.tolist() for n, a in again.examples(chosen).items()} == {
-        n: a.tolist() for n, a in rows.examples(chosen).items()
+    assert {n: a.tolist() for n, a in again.examples(chosen, []).items()} == {
+        n: a.tolist() for n, a in rows.examples(chosen, []).items()
     }
 
 

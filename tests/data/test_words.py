@@ -44,7 +44,7 @@ def test_replaced_keeps_what_lies_between():
     assert replaced("abc", [], []) == "abc"
 
 
-@pytest.mark.parametrize("piece", ["a", " ", "\n", "你", ". ", "-a", "\n \n", "' ", "。"])
+@pytest.mark.parametrize("piece", ["a", " ", "\n", "你", ". ", "-a", "\n \n", "' ", "。", ".", "!”", "?!x"])
 def test_a_long_text_takes_linear_time(piece):
     text = "a" + piece * (1_000_000 // len(piece)) + "b"
     began = time.perf_counter()

@@ -13,7 +13,7 @@ def surveyed(documents):
     hasher = SourceHash()
     characters = sum(len(document.text) for document in hasher.passing(documents))
     size = sum(len(document.text.encode()) for document in documents)
-    return Survey(hasher.hexdigest(), len(documents), characters, size, 0, 2**64)
+    return Survey(hasher.hexdigest(), len(documents), characters, size, 0, 2**64, {})
 
 
 def build(folder, documents=DOCUMENTS, survey=None, split=None, tokenizer=None, report=lambda _: None):

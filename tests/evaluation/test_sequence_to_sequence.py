@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from data.tokenizers.bpe_training import train_byte_bpe
 from data.tokenizers.tokenizer import ByteTokenizer, WithSpecials
 from evaluation.ask import ask
 from evaluation.sequence_to_sequence import SequenceToSequence
@@ -80,6 +81,13 @@ def test_marks_in_text_are_special_ids():
     assert encode_marked(TOKENIZER, "<b> & <extra>") == list(b"<b> & <extra>")  # what is no mark is text
     with pytest.raises(ValueError, match="the text has <extra_3>, for which this tokeniser has no id"):
         encode_marked(TOKENIZER, "a<extra_3>")
+
+
+def test_marks_are_ids_where_names_of_special_ids_are_text():
+    tokenizer = train_byte_bpe(["the quick brown fox " * 40], 268, sentinels=1)
+    first = tokenizer.special_ids["extra_0"]
+    assert encode_marked(tokenizer, "fox<extra_0>") == [*tokenizer.encode("fox"), first]
+    assert first not in encode_marked(tokenizer, "fox<extra_id_0>")
 
 
 def test_each_sentinel_is_replaced_by_what_the_answer_has_for_it():

@@ -1,7 +1,9 @@
 """`tessera data clean`: from flags to settings, and what a user is shown."""
 
 import json
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -55,24 +57,64 @@ def test_flags_become_an_output(files, capsys):
         run(*command, "--overlap=4")
 
 
+def rules_of(*arguments: str):
+    values = parsed(*arguments)[0]
+    return data_clean._rules(values, data_clean._thresholds(values)[0])
+
+
 def test_thresholds_are_set_by_name():
-    rules = data_clean._rules(
-        parsed(
+    assert (
+        rules_of(
             "--rules=unicode, language,gopher_quality",
             "--set=gopher_quality.min_words=3",
             "--set=gopher_quality.max_bullet_lines=0.5",
             "--set=language.keep=en,zh",
             "--set=unicode.repair=false",
             "--set=unicode.normalization=none",
-        )[0]
-    )
-    assert rules == (
+        )
+    ) == (
         Unicode(repair=False, normalization="none"),
         Language(keep=("en", "zh")),
         GopherQuality(min_words=3, max_bullet_lines=0.5),
     )
-    assert data_clean._rules(parsed("--rules=")[0]) == ()
-    assert [rule.name for rule in data_clean._rules(parsed()[0])] == list(data_clean.DEFAULT_RULES)
+    assert rules_of("--rules=") == ()
+    assert [rule.name for rule in rules_of()] == list(data_clean.DEFAULT_RULES)
+
+
+GERMAN = (
+    "Der Hund lief am Morgen durch den Garten, weil er eine Katze gesehen hatte. Die Katze aber saß schon lange auf "
+    "dem Dach und sah ihm zu, wie er unter jedem Busch und hinter jeder Mauer nach ihr suchte. Als es Mittag wurde, "
+    "gab er auf und legte sich müde in die Sonne, und erst am Abend kam die Katze wieder herunter."
+)
+
+
+def test_english_stop_words_are_not_asked_of_other_languages(tmp_path, capsys):
+    (tmp_path / "in.txt").write_text(GERMAN)
+    command = [str(tmp_path / "in.txt"), "--workers=1", "--rules=gopher_quality"]
+    assert run(*command, f"--out={tmp_path / 'a'}") == 0
+    assert "1 of 1 documents for want of English stop words" in " ".join(capsys.readouterr().out.split())
+    assert run(*command, f"--out={tmp_path / 'b'}", "--language=de") == 0
+    said = capsys.readouterr().out
+    assert "1 of 1 documents stay" in said and "Of texts in 'de', gopher_quality asked for no stop words" in said
+    assert run(*command, f"--out={tmp_path / 'c'}", "--language=de", "--set=gopher_quality.min_stop_words=1") == 0
+    said = capsys.readouterr().out
+    assert "0 of 1 documents stay" in said and "asked for no" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        (["--language=de"], 0),
+        (["--language=zh-TW"], 0),
+        (["--language=en-GB"], 2),
+        ([], 2),
+        (["--language=de", "--set=gopher_quality.stop_words=der,die,und"], 2),
+    ],
+)
+def test_how_many_stop_words_are_asked_for(arguments, asked):
+    (rule,) = rules_of("--rules=gopher_quality", *arguments)
+    assert rule.min_stop_words == asked
+    assert rules_of("--rules=html", *arguments[:1])
 
 
 @pytest.mark.parametrize(
@@ -105,21 +147,52 @@ def test_a_model_scores_documents(files, monkeypatch):
         def bits_per_byte(self, text: str) -> float:
             return float(len(text))
 
-    monkeypatch.setattr("launch.load.load", lambda run: Model())
+    monkeypatch.setattr("launch.load.load", lambda run, step: Model())
+    monkeypatch.setattr(data_clean, "scorer_of", lambda run: data_clean.RunScorer(run, 20, "abc"))
     command = [str(files / "in.txt"), f"--out={files / 'out'}", "--rules=", r"--document_separator=\n\n", "--workers=1"]
     assert run(*command, "--perplexity_run=runs/a", "--max_bits_per_byte=30", "--min_bits_per_byte=22") == 0
     (read,) = read_documents(SourceConfig(str(files / "out/documents")))
     assert read.text == "No <b>tags</b> are kept."
     settings = json.loads((files / "out/manifest.json").read_text())["settings"]
-    assert settings["rules"]["perplexity"]["scorer"] == "RunScorer(run='runs/a')"
+    assert settings["rules"]["perplexity"]["scorer"] == "RunScorer(run='runs/a', step=20, state='abc')"
 
 
 def test_the_scorer_travels_and_refuses_what_scores_no_text(monkeypatch):
-    scorer = data_clean.RunScorer("runs/a")
+    scorer = data_clean.RunScorer("runs/a", 20, "abc")
     assert pickle.loads(pickle.dumps(scorer)) == scorer  # noqa: S301
-    monkeypatch.setattr("launch.load.load", lambda run: object())
+    loaded = []
+    monkeypatch.setattr("launch.load.load", lambda run, step: loaded.append((run, step)))
     with pytest.raises(ValueError, match="runs/a predicts no text token by token"):
         scorer()
+    assert loaded == [("runs/a", 20)]
+
+
+def test_a_scorer_is_the_newest_checkpoint_and_what_it_was_made_of(tmp_path):
+    def checkpoint(step: int, content: str) -> data_clean.RunScorer:
+        folder = tmp_path / "checkpoints" / str(step)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "_CHECKPOINT_METADATA").write_text(content)
+        os.utime(folder / "_CHECKPOINT_METADATA", (0, 0))
+        return data_clean.scorer_of(str(tmp_path))
+
+    record = {"config": {"train.steps": 10}, "model": {"dim": 8}, "fingerprints": {"tokenizer": "a"}}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    first = checkpoint(10, "x")
+    assert (first.step, checkpoint(20, "x").step) == (10, 20)
+    shutil.rmtree(tmp_path / "checkpoints/20")
+    (tmp_path / "config.json").write_text(json.dumps(record | {"config": {"train.steps": 20}}))
+    assert checkpoint(10, "x") == first  # a run that goes on is the same scorer
+    assert checkpoint(10, "longer").state != first.state
+    (tmp_path / "config.json").write_text(json.dumps(record | {"fingerprints": {"tokenizer": "b"}}))
+    assert checkpoint(10, "x").state != first.state
+
+
+def test_a_model_scores_before_anything_personal_is_hidden(monkeypatch):
+    monkeypatch.setattr(data_clean, "scorer_of", lambda run: data_clean.RunScorer(run, None, ""))
+    scored = ("--perplexity_run=runs/a", "--max_bits_per_byte=3")
+    assert [rule.name for rule in rules_of(*scored)][-2:] == ["perplexity", "personal"]
+    assert [rule.name for rule in rules_of(*scored, "--rules=unicode")] == ["unicode", "perplexity"]
+    assert [rule.name for rule in rules_of(*scored, "--rules=perplexity,unicode")] == ["perplexity", "unicode"]
 
 
 def test_progress_says_speed_and_time_left():
@@ -130,6 +203,9 @@ def test_progress_says_speed_and_time_left():
     assert data_clean.describe(chunks, (0, 0), 10.0).endswith("30 documents/s, 0.30 MB/s, 2:00 left")
     unknown = Progress("rules", documents=300, bytes=3_000_000, kept=300, total_documents=None, total_bytes=2_000_000)
     assert "left" not in data_clean.describe(unknown, (0, 0), 10.0)
+    compared = Progress("duplicates", documents=300, bytes=0, kept=150, total_documents=900, total_bytes=None)
+    line = data_clean.describe(compared, (0, 0), 10.0)
+    assert line == "duplicates: 300 documents, 50.0% kept, 30 documents/s, 0:20 left"
     assert data_clean.describe(texts, (300, 3_000_000), 1.0) == "rules: 300 documents, 3.0 MB, 50.0% kept"
 
 

@@ -108,5 +108,8 @@ def test_a_python_file_that_is_no_config_is_text(tmp_path, capsys):
 def test_errors(tmp_path):
     with pytest.raises(ValueError, match="one store, source or config is needed, 0 are given"):
         call()
+    for name in ("examples", "seed", "max_documents"):
+        with pytest.raises(flags.IllegalFlagValueError, match=f"--{name}=-1"):
+            call("data", f"--{name}=-1")
     with pytest.raises(DataError, match="does not exist"):
         call(str(tmp_path / "nothing.txt"))

@@ -123,6 +123,7 @@ def test_text_beyond_the_limit_is_left_out_and_said(texts, monkeypatch, capsys):
         (["TEXT", "--kind=zzz", "--out=x"], ValueError, "'zzz': bpe, unigram, byte_bpe, wordpiece are trained"),
         (["TEXT"], ValueError, "--out=FOLDER is needed"),
         (["TEXT", "--out=."], DataError, "exists already: remove it, or give another --out"),
+        (["TEXT", "--out=TEXT/a/b"], DataError, "would lie in the file .*en.txt: give another --out"),
         (["TEXT", "--out=x", "--lowercase"], ValueError, "--lowercase would change nothing in bpe"),
         (
             ["TEXT", "--out=x", "--kind=byte_bpe", "--nobyte_fallback"],

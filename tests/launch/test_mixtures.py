@@ -69,6 +69,7 @@ def test_a_mixture_of_packed_rows_trains_every_kind(tmp_path, kind):
     parts = last["eval/first/loss"], last["eval/second/loss"]
     assert min(parts) < last["eval/loss"] < max(parts)
     assert "stages from steps 0, 6 of 12" in said and "packed: " in said
+    assert "\ndata: read first 0." in said and ", second 0." in said
     first, second = (next(line for line in said.splitlines() if line.startswith(name)) for name in ("first ", "second"))
     assert "100.00% 50.00%" in first and "0.00% 50.00%" in second
 

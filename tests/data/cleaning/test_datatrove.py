@@ -1,6 +1,7 @@
 """The same cleaning through datatrove: the same bytes, and the rules as a step with the same reasons."""
 
 import contextlib
+import fcntl
 import json
 import sys
 from collections import Counter
@@ -134,6 +135,20 @@ def test_what_cannot_be_run_is_refused(executors, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"pip install 'tessera-lm\[cluster\]'"):
         executors("local", [given], tmp_path / "out", CleanConfig(), tasks=1)
     assert not Path(tmp_path / "out").exists()
+
+
+def test_a_run_of_one_process_keeps_the_tasks_out(executors, tmp_path):
+    given = source(tmp_path / "in.jsonl", ["text"])
+    settings = ([given], tmp_path / "out", CleanConfig())
+    executor = executors("local", *settings, tasks=2, workers=1)
+    work = tmp_path / "out/.work"
+    with open(work / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another process is cleaning into"):
+            executor.run()
+    assert not list((work / "rules").iterdir())
+    executors("local", *settings, tasks=2, workers=1).run()
+    assert len(records(tmp_path / "out", "documents")) == 1
 
 
 def test_a_slurm_chain_waits_for_each_stage(executors, tmp_path):

@@ -17,7 +17,8 @@ QUESTION = "Which of the two rivers, the Elbe or the Rhine, is longer from its s
 def overlap(tmp_path):
     def make(*texts: str, n: int = 13):
         (tmp_path / "exam.txt").write_text("|".join(texts), encoding="utf-8")
-        return read_evaluation_sets([SourceConfig(str(tmp_path / "exam.txt"), document_separator="|")], n)
+        separator = "|" if len(texts) > 1 else ""
+        return read_evaluation_sets([SourceConfig(str(tmp_path / "exam.txt"), document_separator=separator)], n)
 
     return make
 

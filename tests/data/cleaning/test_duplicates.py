@@ -5,11 +5,20 @@ import random
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
 
-from data.cleaning.duplicates import band_keys, candidates, equal_texts, near_duplicates, signature, text_key
+from data.cleaning.duplicates import (
+    RIVALS,
+    band_keys,
+    candidates,
+    equal_texts,
+    near_duplicates,
+    signature,
+    text_key,
+)
 from data.cleaning.shingles import combined, ngram_hashes, word_hashes, word_spans
 from tests.data.conftest import REPOSITORY
 
@@ -161,6 +170,42 @@ def test_the_most_similar_document_is_named():
     third[:9] += 100  # 0.55 of the first, 0.95 of the second
     result = near_duplicates(np.zeros((3, 1), np.int32), np.array([first, second, third]), 0.55)
     assert result.of_N.tolist() == [-1, -1, 1] and result.jaccard_N[2] == np.float32(0.95)
+
+
+def test_documents_of_one_template_are_compared_with_a_bounded_number():
+    count = 3 * RIVALS
+    signatures = np.random.default_rng(0).integers(0, 2**32, (count + 2, 16), np.uint32)
+    signatures[count:] = signatures[count - 1]
+    buckets = np.zeros((count + 2, 2), np.int32)  # one that all share
+    buckets[:, 1] = -1
+    buckets[[count - 1, count + 1], 1] = 0  # and one of the last and its second copy
+    told = []
+    result = near_duplicates(buckets, _Compared(signatures), 0.8, lambda done, kept: told.append((done, kept)))
+    assert result.of_N[count:].tolist() == [-1, count - 1]  # of the first copy, the bucket is full
+    assert result.crowded == count + 1 - RIVALS
+    assert _Compared.most == RIVALS + 1 and told == [(0, 0)]
+
+
+class _Compared:
+    """Signatures that remember how many were asked for at once."""
+
+    most = 0
+
+    def __init__(self, signatures: np.ndarray):
+        self.signatures = signatures
+
+    def __getitem__(self, rows):
+        if isinstance(rows, list):
+            _Compared.most = max(_Compared.most, len(rows))
+        return self.signatures[rows]
+
+
+@pytest.mark.parametrize("hashed", [text_key, word_hashes])
+def test_endless_marks_take_no_endless_time(hashed):
+    hashed("e\u0301 first")  # compiles
+    start = time.process_time()
+    hashed("a" + "\u0301\u0323" * 50_000)
+    assert time.process_time() - start < 1
 
 
 def test_texts_without_words_are_no_duplicates_of_each_other():

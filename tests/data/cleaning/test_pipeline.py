@@ -3,14 +3,19 @@
 import functools
 import math
 import os
+import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
+from data.cleaning import stages
 from data.cleaning.chunks import read_chunks, read_records, write_records
+from data.cleaning.language import Language
 from data.cleaning.perplexity import Perplexity
-from data.cleaning.pipeline import clean, read_report
+from data.cleaning.pipeline import Progress, clean, read_report
+from data.cleaning.processes import each
 from data.cleaning.report import markdown
 from data.cleaning.rule import Dropped
 from data.cleaning.settings import CleanConfig
@@ -29,25 +34,25 @@ def test_every_document_stays_or_goes_with_a_reason(tmp_path):
     settings = CleanConfig(rules=(Least(), Without("q")), examples=2)
     report = clean([first, second], tmp_path / "out", settings, told.append)
     assert records(tmp_path / "out", "documents") == [
-        {"id": "first-1", "text": "the same text  here", "source": first.path, "language": "en"},
-        {"id": "first-3", "text": "some other text", "source": first.path, "language": "en"},
-        {"id": "second-1", "text": " in a new text", "source": second.path, "licence": "CC0"},
+        {"id": "0/first-1", "text": "the same text  here", "source": first.path, "language": "en"},
+        {"id": "0/first-3", "text": "some other text", "source": first.path, "language": "en"},
+        {"id": "1/second-1", "text": " in a new text", "source": second.path, "licence": "CC0"},
     ]
     gone = {record["id"]: record for record in records(tmp_path / "out", "dropped")}
-    assert gone["first-2"] == {
-        "id": "first-2",
+    assert gone["0/first-2"] == {
+        "id": "0/first-2",
         "source": first.path,
         "reason": "empty",
         "rule": "without",
         "detail": "no text is left",
         "head": "qqqqqqqqqqq",
     }
-    assert gone["second-0"]["detail"] == f"the text of 'first-1' of {first.path}"
+    assert gone["1/second-0"]["detail"] == f"the text of '0/first-1' of {first.path}"
     assert {id: (one["rule"], one["reason"]) for id, one in gone.items()} == {
-        "first-0": ("least", "short"),
-        "first-2": ("without", "empty"),
-        "second-0": ("exact_duplicates", "equal"),
-        "second-2": ("least", "short"),
+        "0/first-0": ("least", "short"),
+        "0/first-2": ("without", "empty"),
+        "1/second-0": ("exact_duplicates", "equal"),
+        "1/second-2": ("least", "short"),
     }
     assert [(s.name, s.documents_in, s.documents_out, s.changed, s.reasons) for s in report.total.steps] == [
         ("least", 7, 5, 1, {"short": 2}),
@@ -59,6 +64,7 @@ def test_every_document_stays_or_goes_with_a_reason(tmp_path):
         first.path: (4, 2),
         second.path: (3, 1),
     }
+    assert report.total.languages == report.sources[first.path].languages == {"en": 2}
     assert sum(report.total.lengths_in) == 7 and sum(report.total.lengths_out) == 3
     assert told[-1].stage == "publish" and (told[-1].documents, told[-1].kept) == (7, 3)
     assert markdown(report) == (tmp_path / "out/report.md").read_text()
@@ -153,9 +159,115 @@ def test_evaluation_texts_can_be_cut_out(tmp_path):
     report = clean([given], tmp_path / "out", settings)
     kept = [record["text"] for record in records(tmp_path / "out", "documents")]
     assert kept == ["say: \n!", "four words in rows", "."]
-    (step,) = report.total.steps[1:]
+    step = report.total.steps[0]
     assert (step.name, step.changed, step.dropped) == ("decontamination", 2, 0)
     assert "exam.jsonl: 1 evaluation texts were looked for" in (tmp_path / "out/report.md").read_text()
+
+
+def test_the_clean_copies_of_a_contaminated_document_stay(tmp_path):
+    pytest.importorskip("datasketch")
+    exam = source(tmp_path / "exam.jsonl", ["the five words of it"])
+    base = " ".join(f"word{number}" for number in range(100))
+    texts = [f"{base} the five words of it", f"{base} the five other words", "the five words\nof it " + base, base]
+    settings = CleanConfig(near_duplicates=0.7, decontaminate=(exam,), overlap=5)
+    report = clean([source(tmp_path / "in.jsonl", texts)], tmp_path / "out", settings)
+    assert [record["id"] for record in records(tmp_path / "out", "documents")] == ["in-1"]
+    gone = {record["id"]: record["rule"] for record in records(tmp_path / "out", "dropped")}
+    assert gone == {"in-0": "decontamination", "in-2": "decontamination", "in-3": "near_duplicates"}
+    assert [step.name for step in report.total.steps] == ["decontamination", "exact_duplicates", "near_duplicates"]
+
+
+def test_what_is_equal_once_it_is_cut_is_a_duplicate(tmp_path):
+    exam = source(tmp_path / "exam.jsonl", ["four words in row"])
+    given = source(tmp_path / "in.jsonl", ["kept. four words in row", "four words in row kept.", "four words in row"])
+    clean([given], tmp_path / "out", CleanConfig(decontaminate=(exam,), overlap=4, contaminated="cut"))
+    gone = {record["id"]: record["rule"] for record in records(tmp_path / "out", "dropped")}
+    assert gone == {"in-1": "exact_duplicates", "in-2": "decontamination"}
+
+
+def test_evaluation_texts_that_cannot_be_read_are_told_before_any_work(tmp_path):
+    given = source(tmp_path / "in.jsonl", ["one text", "four words in row"])
+    exam = SourceConfig(source(tmp_path / "exam.jsonl", ["four words in row"]).path, text_field="question")
+    with pytest.raises(DataError, match="question"):
+        clean([given], tmp_path / "out", CleanConfig(decontaminate=(exam,), overlap=4))
+    exam = SourceConfig(exam.path)
+    with pytest.raises(DataError, match="has 13 words"):
+        clean([given], tmp_path / "out", CleanConfig(decontaminate=(exam,)))
+    assert not (tmp_path / "out").exists()
+    assert clean([given], tmp_path / "out", CleanConfig(decontaminate=(exam,), overlap=4)).total.documents_out == 1
+
+
+def test_ids_of_several_sources_differ(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part.jsonl").write_text(f'{{"text": "{name}"}}\n{{"text": "more of {name}"}}\n')
+    given = [SourceConfig(str(tmp_path / name / "part.jsonl")) for name in ("a", "b")]
+    clean(given, tmp_path / "out")
+    ids = [document.id for document in read_documents(SourceConfig(str(tmp_path / "out/documents")))]
+    assert ids == ["0/part.jsonl:1", "0/part.jsonl:2", "1/part.jsonl:1", "1/part.jsonl:2"]
+
+
+def test_the_language_that_was_found_is_written_and_counted(tmp_path):
+    pytest.importorskip("lingua")
+    texts = ["The weather was fine and we went to the river with the dog.", "123"]
+    texts += ["Das Wetter war schön, und wir gingen mit dem Hund an den Fluss."]
+    given = source(tmp_path / "in.jsonl", texts, language="fr")
+    report = clean([given], tmp_path / "out", CleanConfig(rules=(Language(keep=("en", "de")),), chunk_documents=1))
+    assert [record["language"] for record in records(tmp_path / "out", "documents")] == ["en", "fr", "de"]
+    assert report.total.languages == {"en": 1, "fr": 1, "de": 1}  # of the second, what was declared
+    assert "| de | 1 | 33.33% |" in (tmp_path / "out/report.md").read_text()
+    assert "Languages of what stays" in (tmp_path / "out/report.html").read_text()
+
+
+def test_the_counts_of_chunks_are_added_up_one_by_one(tmp_path, monkeypatch):
+    held: list[weakref.ref] = []
+    read = stages.read_tally
+
+    def watched(folder: Path):
+        assert sum(one() is not None for one in held) <= 2
+        tally = read(folder)
+        held.append(weakref.ref(tally))
+        return tally
+
+    given = source(tmp_path / "in.jsonl", [f"text {number}" for number in range(8)])
+    monkeypatch.setattr(stages, "read_tally", watched)
+    assert clean([given], tmp_path / "out", CleanConfig(chunk_documents=1)).total.documents_out == 8
+    assert len(held) >= 16
+
+
+def test_a_chunk_is_finished_without_a_look_at_others(tmp_path):
+    pytest.importorskip("datasketch")
+    given = source(tmp_path / "in.jsonl", [f"text {number // 2}" for number in range(8)])
+
+    def forget(progress: Progress):
+        if progress.stage == "final":
+            for path in (tmp_path / "out/.work/rules").glob("*/ids.json"):
+                path.unlink()
+
+    report = clean([given], tmp_path / "out", CleanConfig(chunk_documents=1), forget)
+    assert report.total.documents_out == 4
+    details = [record["detail"] for record in records(tmp_path / "out", "dropped")]
+    assert details == [f"the text of 'in-{number}' of {given.path}" for number in range(0, 8, 2)]
+
+
+pickled = []
+
+
+class Shared:
+    def __reduce__(self):
+        pickled.append(self)
+        return int, (7,)
+
+
+def times(shared: object, number: int) -> int:
+    assert isinstance(shared, int)
+    return shared * number
+
+
+def test_what_workers_share_travels_once_to_each():
+    pickled.clear()
+    assert sorted(each(times, Shared(), range(20), 2)) == [7 * number for number in range(20)]
+    assert len(pickled) <= 2
 
 
 def test_a_copy_of_a_near_duplicate_names_the_document_that_stays(tmp_path):

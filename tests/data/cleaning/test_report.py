@@ -12,10 +12,12 @@ from data.cleaning.report import (
     BUCKETS,
     Recorder,
     Report,
+    Step,
     Tally,
     add_tally,
     count_lengths,
     markdown,
+    notes,
     report_of,
     report_values,
     tally_of,
@@ -29,7 +31,7 @@ EVIL = "<script>alert('x')</script> & \"quotes\""
 def tally(documents: range, *, examples: int = 3, seed: int = 0) -> Tally:
     """Every third document is dropped, every fourth of the others is changed."""
     recorder = Recorder("thirds", "nowhere", examples=examples, seed=seed)
-    found = Tally(steps=[recorder.step])
+    found = Tally(languages={"de": len(documents), f"x{documents.start}": 1}, steps=[recorder.step])
     for number in documents:
         text = f"text {number} {EVIL}" * (number + 1)
         result = Dropped(f"why{number % 2}", f"is {number}") if number % 3 == 0 else text
@@ -71,7 +73,9 @@ def test_parts_add_up_in_any_division_and_order():
     whole = tally(range(40))
     parts = [tally(range(first, first + 5)) for first in range(0, 40, 5)]
     random.Random(0).shuffle(parts)
-    assert added(*parts) == added(whole) == whole
+    total, languages = added(*parts), {"de": 40} | {f"x{first}": 1 for first in range(0, 40, 5)}
+    assert total.languages == languages
+    assert dataclasses.replace(total, languages=whole.languages) == added(whole) == whole
 
 
 def test_examples_are_drawn_by_the_seed():
@@ -112,6 +116,19 @@ def test_markdown_and_page_say_the_numbers_of_the_json(report):
     assert "| thirds | why0 | 7 | 17.50% |" in text
     assert f"26 of 40 documents stay, {step.bytes_out:,} of {step.bytes_in:,} bytes" in text
     assert "6 evaluation texts were looked for; 4 more cannot be found" in text
+
+
+def test_a_rule_for_english_that_drops_most_documents_is_named():
+    step = Step("gopher_quality", "nowhere", 10, 4, reasons={"stop_words": 6})
+    report = Report(Tally(10, 4, steps=[step]), {}, (), {})
+    assert any("6 of 10 documents for want of English stop words" in note for note in notes(report))
+    step.reasons = {"stop_words": 5, "too_few_words": 1}
+    assert len(notes(report)) == 1
+
+
+def test_full_buckets_are_told(report):
+    assert not any("12 documents" in note for note in notes(report))
+    assert any("12 documents that stay" in note for note in notes(dataclasses.replace(report, crowded=12)))
 
 
 def test_a_page_escapes_what_it_shows_and_draws(report):

@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from data.cleaning import pipeline
+from data.cleaning.c4 import C4
+from data.cleaning.language import Language
 from data.cleaning.pipeline import clean, read_report
 from data.cleaning.settings import CleanConfig
+from data.cleaning.unicode import Unicode
 from data.config import SourceConfig
 from data.errors import DataError
 from tests.data.cleaning.corpora import Least, applied, corpus, numbers, source, tree, write_corpus
@@ -72,7 +76,7 @@ def killed(folder: Path, out: Path, stage: str, call: int, workers: int) -> list
 
 
 @pytest.mark.parametrize(
-    ("stage", "call"), [("rules", 1), ("rules", 4), ("duplicates", 1), ("evaluation", 1), ("final", 3), ("publish", 3)]
+    ("stage", "call"), [("rules", 1), ("rules", 4), ("duplicates", 1), ("final", 1), ("final", 3), ("publish", 3)]
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(unbroken, tmp_path, stage, call):
     killed(unbroken, tmp_path / "out", stage, call, workers=1)
@@ -145,6 +149,7 @@ def test_other_settings_on_the_same_folder_are_refused_with_the_differences(begu
         first, *differences = str(refused.value).splitlines()
         assert "out holds another cleaning" in first
         assert sorted(differences) == [
+            f"  datasketch: None there, {metadata.version('datasketch')!r} asked for",
             "  near_duplicates: 0.0 there, 0.8 asked for",
             "  rules.least.length: 10 there, 12 asked for",
         ]
@@ -162,7 +167,7 @@ def clean_with(sources: list[SourceConfig], other: str, tmp_path: Path, settings
 
 def test_a_source_that_changes_is_refused(begun, tmp_path, monkeypatch):
     source(tmp_path / "in.jsonl", [f"document Number {number}" for number in range(10)])
-    with pytest.raises(DataError, match="state_of_sources"):
+    with pytest.raises(DataError, match=r"the source \S*in.jsonl has changed since \S*out was begun: use a new"):
         clean(begun[0], tmp_path / "out", begun[1])
     # A source without a stamp is known by its text.
     monkeypatch.setattr(pipeline, "stamp", lambda given: None)
@@ -171,6 +176,65 @@ def test_a_source_that_changes_is_refused(begun, tmp_path, monkeypatch):
     source(tmp_path / "in.jsonl", [f"document number {number}" for number in range(10)])
     with pytest.raises(DataError, match=r"in.jsonl has changed since .*new was begun"):
         clean(begun[0], tmp_path / "new", begun[1])
+
+
+def test_another_list_of_bad_words_is_another_cleaning(begun, tmp_path):
+    (tmp_path / "bad.txt").write_text("number")
+    settings = CleanConfig(rules=(C4(bad_words=str(tmp_path / "bad.txt")), Least()), chunk_documents=2)
+    with pytest.raises(Stopped):
+        clean(begun[0], tmp_path / "new", settings, stop_in("rules", 3))
+    (tmp_path / "bad.txt").write_text("document")
+    with pytest.raises(DataError, match="rules.c4.state.bad_words: "):
+        clean(begun[0], tmp_path / "new", settings)
+
+
+@pytest.mark.parametrize(
+    ("package", "field"),
+    [
+        ("ftfy", "rules.unicode.state.ftfy"),
+        ("lingua-language-detector", "rules.language.state.lingua"),
+        ("datasketch", "datasketch"),
+    ],
+)
+def test_another_version_of_a_package_is_another_cleaning(begun, tmp_path, monkeypatch, package, field):
+    for needed in ("ftfy", "lingua", "datasketch"):
+        pytest.importorskip(needed)
+    settings = CleanConfig(rules=(Unicode(), Language()), near_duplicates=0.8, chunk_documents=2)
+    with pytest.raises(Stopped):
+        clean(begun[0], tmp_path / "new", settings, stop_in("rules", 3))
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "99" if name == package else real(name))
+    with pytest.raises(DataError, match=f"{field}: '{real(package)}' there, '99' asked for"):
+        clean(begun[0], tmp_path / "new", settings)
+
+
+@pytest.mark.parametrize("manifest", ['{"tokenizer": "bytes", "settings": {}}', "[]", "not JSON"])
+def test_the_folder_of_something_else_is_refused(tmp_path, manifest):
+    given = source(tmp_path / "in.jsonl", ["one text"])
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/manifest.json").write_text(manifest)
+    with pytest.raises(DataError, match="store is not empty and holds no cleaning"):
+        clean([given], tmp_path / "store")
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("pattern", ["**/*.jsonl*", "*/documents/*", "*/*.json", "out/**", "**/*.zst", "**"])
+def test_a_glob_that_would_read_the_output_is_refused(tmp_path, monkeypatch, pattern):
+    source(tmp_path / "in.jsonl", ["one text"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"out is inside .*, which is read: use a folder beside it"):
+        clean([SourceConfig(pattern)], "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("pattern", ["*.jsonl", "**/*.jsonl", "sub/**/*.jsonl*", "./*.jsonl"])
+def test_a_glob_that_leaves_the_output_alone_is_read(tmp_path, monkeypatch, pattern):
+    (tmp_path / "sub").mkdir()
+    source(tmp_path / "in.jsonl", ["one text"])
+    source(tmp_path / "sub/in.jsonl", ["one text"])
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert clean([SourceConfig(pattern)], "out").total.documents_out == 1
 
 
 def test_folders_that_cannot_be_used_are_refused(tmp_path):
@@ -188,9 +252,10 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path):
     assert (tmp_path / "full/thesis.tex").read_text() == "mine" and not (tmp_path / "out").exists()
 
 
-def test_two_runs_do_not_share_a_folder(begun, tmp_path):
+@pytest.mark.parametrize("held", [fcntl.LOCK_EX, fcntl.LOCK_SH])  # by a run of one process, by a task of a cluster
+def test_two_runs_do_not_share_a_folder(begun, tmp_path, held):
     with open(tmp_path / "out/.work/lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, held)
         with pytest.raises(DataError, match="another process is cleaning into"):
             clean(begun[0], tmp_path / "out", begun[1])
     assert clean(begun[0], tmp_path / "out", begun[1]).total.documents_out == 10

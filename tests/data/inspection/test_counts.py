@@ -8,6 +8,7 @@ import pytest
 
 from data.inspection import counts as inspection_counts
 from data.inspection.counts import LANGUAGE_SAMPLE, PrunedCounter, Reservoir, TextCounts, TokenCounts, joined, script
+from data.words import words
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -68,6 +69,34 @@ def test_numbers_of_known_texts():
     assert dict(counts.top_ngrams(3, 9)) == {"a b a": 3, "你好 a": 1}
     duplicates = counts.duplicates(5)
     assert (duplicates.copies, duplicates.most_frequent) == (2, [("a b a", 3)])
+
+
+TEXT = "one two, one two. 你好 世界3.14 can't-stop;go:\n一二三 one"
+
+
+@pytest.mark.parametrize("size", range(0, 12))
+def test_ngrams_are_those_of_the_whole_text_whatever_the_slices(monkeypatch, size):
+    monkeypatch.setattr(inspection_counts, "_SLICE", size)
+    counts, found = TextCounts(rng()), words(TEXT)
+    counts.add(TEXT)
+    for n, counter in counts.ngrams.items():
+        assert counter.counts == Counter(zip(*(found[start:] for start in range(n)), strict=False))
+
+
+def test_a_long_line_is_counted_and_pruned_in_slices(monkeypatch):
+    sizes = []
+
+    class Watched(PrunedCounter):
+        def update(self, items):
+            items = list(items)
+            sizes.append(len(items))
+            super().update(items)
+
+    monkeypatch.setattr(inspection_counts, "_SLICE", 50)
+    counts = TextCounts(rng())
+    counts.ngrams = {3: Watched(capacity=10)}
+    counts.add("".join(map(chr, rng().integers(0x4E00, 0x4E40, 1000))))
+    assert sum(sizes) == 998 and max(sizes) < 60 and len(counts.ngrams[3].counts) <= 20
 
 
 def test_a_long_word_counts_by_its_beginning():

@@ -14,8 +14,9 @@ from data.inspection.inspection import Inspection, inspect_data
 from data.inspection.reading import is_store
 from data.objectives.objectives import ObjectiveConfig
 from data.rows import store_rows
-from data.store.store import open_store, write_store
+from data.store.store import open_store
 from data.tokenizers.tokenizer import ByteTokenizer
+from tests.data.tiny_stores import write_store
 
 TEXTS = ["one two three", "one two", "一二三", "one two", "<script>alert(1)</script>\x1b[31m"] + [
     f"text {n}" for n in range(40)
@@ -88,6 +89,19 @@ def test_a_store_is_read_with_the_tokenizer_of_its_cache(source, config):
     with pytest.raises(DataError, match="give tokenizer="):
         inspect_data(moved)
     assert inspect_data(moved, tokenizer=corpus.tokenizer, examples=0).documents == found.documents
+
+
+def test_a_folder_with_another_manifest_is_no_store(source, corpus):
+    folder = source.parent / "cleaned"
+    (folder / "documents").mkdir(parents=True)
+    (folder / "documents" / "00000.jsonl").write_bytes(source.read_bytes())
+    (folder / "manifest.json").write_text('{"documents_in": 50, "settings": {"rules": []}}')
+    with pytest.raises(DataError, match=f"give its documents, {folder / 'documents'}"):
+        inspect_data(folder)
+    assert inspect_data(folder / "documents", examples=0).documents == len(TEXTS)
+    (Path(corpus.train.folder) / "manifest.json").write_text('{"format_')
+    with pytest.raises(DataError, match="manifest.json is not JSON"):
+        inspect_data(corpus.train.folder)
 
 
 def test_a_store_behind_a_url(corpus):
@@ -164,8 +178,9 @@ def test_errors_say_what_to_do(source, tmp_path):
         inspect_data(SourceConfig(str(source), text_field="body"))
     with pytest.raises(DataError, match="rows= belong to a store"):
         inspect_data(source, rows=TwoClasses())
-    with pytest.raises(DataError, match="examples -1"):
-        inspect_data(source, examples=-1)
+    for name in ("examples", "seed", "max_documents"):
+        with pytest.raises(DataError, match=f"{name} -1.* must be 0 or more"):
+            inspect_data(source, **{name: -1})
     with pytest.raises(ValueError, match="objective.name = 'mlm'"):
         inspect_data(source, objective="mlm")
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from data.inspection.examples import CORRUPTED, MASK, SPECIAL, Shown, Side, Token
+from data.inspection.html import fragment
 from data.inspection.inspection import inspect_data
 from data.inspection.text import length_bars, plain, print_inspection
 
@@ -77,6 +78,16 @@ def test_colours_take_the_place_of_marks(inspection):
     print_inspection(replace(inspection, examples=[example]), console)
     assert isinstance(console.file, io.StringIO)
     assert "⟦a⟧b{c}" in console.file.getvalue()
+
+
+def test_texts_that_begin_alike_are_told_apart(inspection):
+    alike = [("the same beginning", 7), ("the same beginning", 3), ("another", 2)]
+    duplicates = replace(inspection.duplicates, most_frequent=alike)
+    told = replace(inspection, duplicates=duplicates, ngrams={1: alike}, labels={})
+    lines = [line.split("█")[0].split() for line in plain(told).splitlines() if line.startswith("the same")]
+    assert lines == [["the", "same", "beginning", number] for number in "7373"]
+    chart = fragment(told)
+    assert [chart.count(f"<title>the same beginning: {number}</title>") for number in (7, 3)] == [2, 2]
 
 
 def test_rare_languages_are_told_together(inspection):

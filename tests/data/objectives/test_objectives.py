@@ -5,7 +5,14 @@ import pytest
 
 from data.errors import DataError
 from data.objectives.examples import assemble
-from data.objectives.objectives import OBJECTIVES, ObjectiveConfig, make_objective, special_names
+from data.objectives.objectives import (
+    OBJECTIVES,
+    READ_BY,
+    ObjectiveConfig,
+    check_objective,
+    make_objective,
+    special_names,
+)
 
 TEXT = ["a", "b", "c", " d", " e"]
 SPECIAL = ["pad", "eos", "mask", "cls", "sep", *[f"extra_{n}" for n in range(100)], "mode_r", "mode_s", "mode_x"]
@@ -83,6 +90,34 @@ def test_special_names_are_all_that_is_needed():
         for lacking in {*names[:3], *names[-1:]}:
             with pytest.raises(DataError, match=f"{name} needs special ids that the toy tokenizer lacks: {lacking}$"):
                 make_objective(ObjectiveConfig(name), max_length=32, tokenizer=tokenizer({lacking}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "length", "message"),
+    [
+        ({"name": "span_corruption"}, 2048, "has 114 spans .* there are 100 sentinels: use a shorter length"),
+        ({"name": "span_corruption"}, 2, "length 2 holds no token beside a sentinel and eos"),
+        ({"name": "ul2"}, 1024, "has 189 spans .* there are 100 sentinels"),
+        ({"name": "masked_lm"}, 2, "length 2 has no room for text"),
+        ({"name": "causal_lm"}, 0, "length 0 must be 1 or more"),
+    ],
+)
+def test_lengths_are_checked_without_a_tokenizer(settings, length, message):
+    config = ObjectiveConfig(**settings)
+    for check in (lambda: check_objective(config, length), lambda: made_of(config, length)):
+        with pytest.raises(DataError, match=message):
+            check()
+
+
+def made_of(config, length):
+    return make_objective(config, max_length=length, tokenizer=tokenizer())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("settings", [{}, {"mean_span": 12.0}, {"whole_words": True}])
+def test_lengths_that_every_tokenizer_takes_pass(name, settings):
+    if all(READ_BY[setting] == name for setting in settings):
+        check_objective(ObjectiveConfig(name, **settings), 512)
 
 
 def test_many_missing_ids_are_cut_short():

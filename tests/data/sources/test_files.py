@@ -5,7 +5,7 @@ import pytest
 from data.config import SourceConfig
 from data.errors import DataError
 from data.sources.documents import Document
-from data.sources.files import find_files, format_of, is_read
+from data.sources.files import find_files, format_of, is_read, left_out_of
 from data.sources.read import read_documents
 
 
@@ -87,7 +87,7 @@ def test_missing_path_names_the_nearest(tmp_path):
 
 def test_folder_without_text_lists_what_is_read(tmp_path):
     (tmp_path / "a.json").write_text("{}")
-    refuses(tmp_path, ".csv, .jsonl, .md, .py, .txt, .parquet, .tsv", ".gz or .zst")
+    refuses(tmp_path, ".csv, .jsonl, .ndjson, .parquet, .tsv, .md, .py, .txt", ".gz or .zst")
     (tmp_path / "__init__.py").touch()
     refuses(tmp_path, "has no text")
 
@@ -112,3 +112,57 @@ def test_a_file_has_its_size_and_time_of_change(tmp_path):
     (file,) = find_files(str(tmp_path), ())
     assert (file.id, file.size, file.version) == ("a.txt", 4, "123456789012345678")
     assert file.place == str(tmp_path / "a.txt")
+
+
+def test_links_are_followed_as_a_glob_does_and_loops_end(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.txt").write_text("a")
+    (tmp_path / "corpus" / "sub").mkdir(parents=True)
+    (tmp_path / "corpus" / "b.txt").write_text("b")
+    (tmp_path / "corpus" / "sub" / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "corpus" / "sub" / "up").symlink_to(tmp_path / "corpus")
+    (tmp_path / "corpus" / "self").symlink_to(".")
+    assert [document.id for document in read(tmp_path / "corpus")] == ["b.txt", "sub/linked/a.txt"]
+    (tmp_path / "real" / "back").symlink_to(tmp_path / "corpus")  # two folders, each in the other
+    assert {"b.txt", "sub/linked/a.txt"} <= {document.id for document in read(tmp_path / "corpus")}
+
+
+@pytest.mark.parametrize("name", ["gone.txt", "gone"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, name):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    refuses(tmp_path, str(tmp_path / name), "is a link to", str(tmp_path / "nowhere"))
+    refuses(f"{tmp_path}/*", str(tmp_path / name), "is a link to")
+    (tmp_path / name).rename(tmp_path / "gone.png")  # would not be read
+    assert read(tmp_path) == [Document("a.txt", "a")]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.pdf", "a.tar.gz", "a.txt.xz", "a.ZIP", "a.docx"])
+def test_a_format_that_is_not_read_is_no_text(tmp_path, name):
+    (tmp_path / name).write_text("[1]")
+    for path in (tmp_path / name, f"{tmp_path}/*", f"file://{tmp_path}/{name}", f"file://{tmp_path}/*"):
+        refuses(path, name, "is not read", ".jsonl")
+
+
+def test_ndjson_is_jsonl(tmp_path):
+    (tmp_path / "a.ndjson").write_text('{"text": "one"}\n')
+    assert read(tmp_path) == [Document("a.ndjson:1", "one")]
+
+
+def test_what_a_folder_has_besides_is_counted(tmp_path):
+    for name in ("a.txt", "b.json", "sub/c.json", "d.tar.gz", "README", ".hidden", ".git/x.bin"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert left_out_of(str(tmp_path)) == {".json": 2, ".tar": 1, "README": 1}
+    assert not left_out_of(str(tmp_path / "a.txt")) and not left_out_of("python-stdlib")
+
+
+def test_a_cleaned_folder_is_not_read_with_its_report(tmp_path):
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "a.jsonl").write_text('{"text": "one"}')
+    (tmp_path / "report.md").write_text("# Report")
+    (tmp_path / "manifest.json").write_text('{"settings": {}}')
+    refuses(tmp_path, f"give its documents, {tmp_path / 'documents'}")
+    assert len(read(tmp_path / "documents")) == 1
+    (tmp_path / "manifest.json").write_text("[]")  # of something else
+    assert len(read(tmp_path)) == 2

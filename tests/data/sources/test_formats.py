@@ -95,10 +95,13 @@ def test_all_scripts_and_a_line_of_10_MB_come_back(tmp_path, name):
 )
 def test_separated_text_is_what_split_gives_whatever_is_read_at_once(folder, text, separator, chunk):
     expected = [Document(f"s.txt#{i}", part) for i, part in enumerate(text.split(separator)) if part]
+    divided = separator in text
     (folder / "s.txt").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("data.sources.formats._CHUNK", chunk)
-        if expected:
+        if not divided:
+            refuses(folder / "s.txt", f"{separator!r} is in no text file", document_separator=separator)
+        elif expected:
             assert read(folder / "s.txt", document_separator=separator) == expected
         else:
             refuses(folder / "s.txt", "has no text", document_separator=separator)
@@ -136,6 +139,23 @@ def test_files_are_streamed(tmp_path, suffix):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5_000_000
+
+
+def test_a_row_group_is_streamed_too(tmp_path):
+    texts = ["".join(hashlib.sha256(b"%d" % (64 * n + k)).hexdigest() for k in range(64)) for n in range(5000)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet", row_group_size=5000)
+    del texts
+    assert (tmp_path / "a.parquet").stat().st_size > 15_000_000
+    tracemalloc.start()
+    assert sum(1 for _ in read_documents(SourceConfig(str(tmp_path)))) == 5000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 7_000_000
+
+
+def test_the_field_of_the_score_may_be_that_of_the_id(tmp_path):
+    (tmp_path / "a.csv").write_text("id,text\n7,a\n007,b\n")
+    assert read(tmp_path, score_field="id") == [Document("7", "a", 7.0), Document("007", "b", 7.0)]
 
 
 def test_jsonl_takes_the_fields_it_is_told(tmp_path):
@@ -270,9 +290,9 @@ def test_invalid_utf8_names_file_and_offset(tmp_path):
     refuses(tmp_path / "a.txt", "a.txt", "0xff", "offset 3")
     refuses(tmp_path / "a.txt", "a.txt", "0xff", "offset 3", document_separator="b")
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xc3"}\n')
-    refuses(tmp_path / "b.jsonl", "b.jsonl", "0xc3", "offset 24")
+    refuses(tmp_path / "b.jsonl", "b.jsonl:2 is not", "0xc3", "offset 24")
     (tmp_path / "c.csv").write_bytes(b"text\na\nb\xfe\n")
-    refuses(tmp_path / "c.csv", "c.csv", "0xfe", "offset 8")
+    refuses(tmp_path / "c.csv", "c.csv:3 is not", "0xfe", "offset 8")
 
 
 @pytest.mark.parametrize("name", ["empty.txt", "empty.jsonl", "empty.csv", "empty.txt.gz", "empty.jsonl.zst"])

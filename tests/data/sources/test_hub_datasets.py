@@ -9,7 +9,9 @@ import pytest
 from data.config import SourceConfig
 from data.errors import DataError
 from data.sources.documents import Document
-from data.sources.read import read_documents
+from data.sources.hub_datasets import revision
+from data.sources.read import look, read_documents
+from data.sources.remote import Unreachable
 
 
 class Rows:
@@ -42,6 +44,8 @@ def hub(monkeypatch):
                 raise answer
             return answer
 
+        api = SimpleNamespace(dataset_info=lambda name: SimpleNamespace(sha=f"commit of {name}"))
+        monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=lambda: api))
         monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
         return calls
 
@@ -66,7 +70,8 @@ def test_dataset_is_streamed_without_its_code(hub, path, config):
     calls = hub(Rows([{"text": "你好", "id": 3}, {"text": "b", "id": None}, {"text": "c"}]))
     documents = read(path, dataset_split="validation")
     assert documents == [Document("3", "你好"), Document("validation:2", "b"), Document("validation:3", "c")]
-    assert calls == [(("some.one/a-set_2", config), {"split": "validation", "streaming": True})]
+    options = {"split": "validation", "revision": "commit of some.one/a-set_2", "streaming": True}
+    assert calls == [(("some.one/a-set_2", config), options)]
 
 
 def test_only_columns_that_are_read_are_asked_for(hub):
@@ -121,9 +126,48 @@ def test_an_error_of_the_reader_of_documents_is_its_own(hub):
     refuses("hf:owner/name", "row 2: field 'text' is empty")
 
 
-def test_missing_package_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    refuses("hf:owner/name", "pip install 'tessera-lm[hub]'")
+@pytest.mark.parametrize("package", ["datasets", "huggingface_hub"])
+def test_missing_package_names_the_extra(hub, monkeypatch, package):
+    hub(Rows([]))
+    monkeypatch.setitem(sys.modules, package, None)
+    refuses("hf:owner/name", package, "pip install 'tessera-lm[hub]'")
+
+
+class Answer(Exception):
+    def __init__(self, status):
+        super().__init__(f"{status} from the Hub")
+        self.response = SimpleNamespace(status_code=status)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConnectionError("offline mode is enabled"), Unreachable),
+        (Answer(503), Unreachable),
+        (Answer(404), DataError),
+        (Answer(401), DataError),
+    ],
+)
+def test_a_hub_that_is_away_is_not_one_that_refuses(hub, monkeypatch, error, kind):
+    hub(Rows([]))
+
+    def dataset_info(name):
+        raise error
+
+    monkeypatch.setattr(sys.modules["huggingface_hub"], "HfApi", lambda: SimpleNamespace(dataset_info=dataset_info))
+    with pytest.raises(DataError, match="hf:owner/name") as raised:
+        revision(SourceConfig("hf:owner/name"))
+    assert type(raised.value) is kind
+
+
+def test_the_state_of_a_dataset_is_its_revision(hub, monkeypatch):
+    hub(Rows([]))
+    first, other = look(SourceConfig("hf:owner/name")), look(SourceConfig("hf:owner/other"))
+    assert first.origin == {"num_files": None, "num_bytes": None, "revision": "commit of owner/name"}
+    assert first.stamp == look(SourceConfig("hf:owner/name", licence="MIT")).stamp != other.stamp
+    newer = SimpleNamespace(dataset_info=lambda name: SimpleNamespace(sha="newer"))
+    monkeypatch.setattr(sys.modules["huggingface_hub"], "HfApi", lambda: newer)
+    assert look(SourceConfig("hf:owner/name")).stamp != first.stamp
 
 
 def test_the_package_itself_reads_parquet_files(tmp_path, monkeypatch):
@@ -135,9 +179,11 @@ def test_the_package_itself_reads_parquet_files(tmp_path, monkeypatch):
         pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
     load, cache = datasets.load_dataset, str(tmp_path / "cache")
 
-    def of_folder(name, config, **options):
+    def of_folder(name, config, *, revision, **options):
+        assert revision == "commit"
         return load(str(tmp_path), config, cache_dir=cache, **options)
 
+    monkeypatch.setattr("data.sources.hub_datasets.revision", lambda source: "commit")
     monkeypatch.setattr(datasets, "load_dataset", of_folder)
     assert read("hf:owner/name") == [Document("train:1", "one"), Document("train:2", "مرحبا\n")]
     assert read("hf:owner/name", dataset_split="test") == [Document("test:1", "three")]

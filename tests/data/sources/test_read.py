@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -6,7 +7,8 @@ import pytest
 
 from data.config import SourceConfig
 from data.errors import DataError
-from data.sources.read import Document, provenance, read_documents, stamp
+from data.sources.files import find_files
+from data.sources.read import Document, check_settings, provenance, read_documents, stamp
 
 
 def test_missing_path_is_an_error_before_the_first_document(tmp_path):
@@ -61,21 +63,72 @@ def test_stamp_of_what_is_built_in_changes_with_python(monkeypatch):
     assert stamp(sources) != before
 
 
-def test_stamp_of_a_dataset_is_unknown_and_of_a_missing_path_an_error(tmp_path):
-    assert stamp(SourceConfig("hf:owner/name")) is None
+def test_stamp_of_a_missing_path_is_an_error(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         stamp(SourceConfig(str(tmp_path / "nowhere")))
 
 
-def test_provenance_counts_files_and_bytes(tmp_path):
+def test_stamp_stays_where_only_what_is_recorded_changes(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    assert stamp(SourceConfig(str(tmp_path), licence="MIT", language="en")) == stamp(SourceConfig(str(tmp_path)))
+
+
+def test_provenance_is_all_settings_and_counts_files_and_bytes(tmp_path):
     (tmp_path / "a.txt").write_text("four")
     (tmp_path / "b.md").write_text("é")
-    source = SourceConfig(str(tmp_path), licence="CC0-1.0", language="en")
-    known = {"path": str(tmp_path), "licence": "CC0-1.0", "language": "en"}
-    assert provenance(source) == {**known, "num_files": 2, "num_bytes": 6}
-    unknown = {"path": "hf:owner/name", "licence": "", "language": "", "split": "test"}
-    source = SourceConfig("hf:owner/name", dataset_split="test")
-    assert provenance(source) == {**unknown, "num_files": None, "num_bytes": None}
+    settings = {"text_field": "t", "id_field": "i", "score_field": "s", "document_separator": "|"}
+    settings |= {"path": str(tmp_path), "dataset_split": "train", "licence": "CC0-1.0", "language": "en"}
+    assert provenance(SourceConfig(**settings)) == {**settings, "num_files": 2, "num_bytes": 6, "revision": None}
+
+
+@pytest.mark.parametrize(
+    ("path", "changes"),
+    [
+        ("a.txt", {"text_field": "body"}),
+        ("a.txt", {"id_field": "key"}),
+        ("a.txt", {"score_field": "quality"}),
+        ("a.txt", {"dataset_split": "test"}),
+        ("b.jsonl", {"document_separator": "|"}),
+        ("b.jsonl", {"dataset_split": "test"}),
+        (".", {"dataset_split": "test"}),
+        ("python-stdlib", {"document_separator": "|"}),
+        ("python-docstrings", {"text_field": "body"}),
+        ("python-stdlib", {"dataset_split": "test"}),
+        ("python-stdlib", {"score_field": "quality"}),
+        ("hf:owner/name", {"document_separator": "|"}),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused(tmp_path, path, changes):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.jsonl").write_text('{"text": "b"}')
+    files = find_files(str(tmp_path / path), ()) if (tmp_path / path).exists() else []
+    source = SourceConfig(str(tmp_path / path) if files else path, **changes)
+    ((name, value),) = changes.items()
+    with pytest.raises(DataError, match=rf"data\.{name}='{re.escape(value)}' would change nothing.*{re.escape(path)}"):
+        check_settings(source, files)
+    check_settings(SourceConfig(source.path, language="en", licence="MIT"), files)
+
+
+def test_a_setting_that_one_file_of_a_folder_reads_is_fine(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.jsonl").write_text('{"body": "b"}')
+    source = SourceConfig(str(tmp_path), text_field="body", id_field="key", score_field="s", document_separator="|")
+    check_settings(source, find_files(str(tmp_path), ()))
+    check_settings(SourceConfig("hf:owner/name", text_field="body", dataset_split="test"), [])
+
+
+def test_a_separator_that_is_nowhere_is_refused_and_a_slip_explained(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\ntwo")
+    (tmp_path / "b.txt").write_text("three")
+    with pytest.raises(DataError, match=r"is in no text file .*a backslash and the letter n"):
+        list(read_documents(SourceConfig(str(tmp_path), document_separator="\\n\\n")))
+    with pytest.raises(DataError, match=r"'<end>' is in no text file .*set it to ''"):
+        list(read_documents(SourceConfig(str(tmp_path), document_separator="<end>")))
+    documents = list(read_documents(SourceConfig(str(tmp_path), document_separator="\n\n")))
+    assert [document.id for document in documents] == ["a.txt#0", "a.txt#1", "b.txt"]
+    (tmp_path / "a.txt").write_text("one\n\n")
+    documents = read_documents(SourceConfig(str(tmp_path), document_separator="\n\n"))
+    assert next(documents) == Document("a.txt#0", "one")
 
 
 def test_importing_sources_loads_nothing_heavy():

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from data.config import SourceConfig
 from data.errors import DataError
 from data.sources.documents import Document
-from data.sources.read import read_documents
+from data.sources.read import look, read_documents
 from data.split import HELD_OUT, TRAIN, is_held_out, split_tail
 from data.store import build as build_module
 from data.store.build import JOURNAL, build_stores
@@ -211,6 +212,18 @@ def interrupted(tmp_path, monkeypatch, journals=3):
     return tmp_path / ".s.building"
 
 
+def test_a_build_that_stood_still_for_weeks_goes_on(tmp_path, small_batches, monkeypatch):
+    work = interrupted(tmp_path, monkeypatch)
+    other = tmp_path / ".other.building"
+    other.mkdir()
+    for entry in (work, other, tmp_path / ".s.lock"):
+        os.utime(entry, (1, 1))
+    tokenizer = Counting()
+    build(tmp_path / "s", tokenizer=tokenizer)
+    assert sum(map(len, tokenizer.batches)) == 36
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]  # of builds that nobody continues, nothing
+
+
 def cut(file):
     file.write_bytes(file.read_bytes()[:-1])
 
@@ -322,7 +335,7 @@ def test_a_line_of_ten_megabytes_is_a_document(tmp_path):
     texts = ["short", "ü" * 5_000_000, "also short"]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts))
     source = SourceConfig(str(tmp_path / "a.jsonl"))
-    survey, _ = survey_source(source, tmp_path / "cache", lambda _: None)
+    survey = survey_source(source, look(source), tmp_path / "cache", lambda _: None)
     split = lambda all: split_tail(all, survey.num_characters - 4)  # noqa: E731
     build_stores(
         tmp_path / "s",

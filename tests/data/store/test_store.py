@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from data.errors import DataError
 from data.store import places as store_places
 from data.store import writer as store_writer
-from data.store.store import check_tokenizer, open_store, verify_changed, verify_store, write_store
+from data.store.store import check_tokenizer, open_store, verify_changed, verify_store
 from data.tokenizers.special_tokens import WithSpecials
 from data.tokenizers.tokenizer import ByteTokenizer, CharTokenizer
+from tests.data.tiny_stores import write_store
 
 
 class Wide(ByteTokenizer):
@@ -92,25 +93,6 @@ def test_ids_outside_the_vocabulary_are_never_stored(tmp_path):
 def test_no_tokens_is_an_error(tmp_path):
     with pytest.raises(DataError, match="train split has 0 documents and 0 tokens"):
         write(tmp_path / "s", ())
-
-
-def test_an_error_in_mid_write_leaves_nothing(tmp_path):
-    def broken():
-        yield np.array([1]), 1
-        raise RuntimeError("disk on fire")
-
-    with pytest.raises(RuntimeError, match="disk on fire"):
-        write_store(tmp_path / "s", broken(), tokenizer=ByteTokenizer(), source_fingerprint="s", split="train")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_second_writer_keeps_the_first_store(tmp_path):
-    first = write(tmp_path / "store")
-    written = (tmp_path / "store" / "tokens.bin").stat().st_ino
-    assert write(tmp_path / "store").manifest == first.manifest
-    assert (tmp_path / "store" / "tokens.bin").stat().st_ino == written
-    with pytest.raises(DataError, match=r"already holds another store \(different: source_fingerprint\)"):
-        write(tmp_path / "store", source="other")
 
 
 def test_cut_or_missing_tokens_are_refused_with_sizes(tmp_path):

@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 
 import pytest
@@ -60,12 +61,16 @@ def test_chnsenticorp(write):
         labelled("chnsenticorp", write("b.tsv", "1\t房间\n"))
 
 
-def test_banking77_checks_the_categories_beside_it(write):
+def test_banking77(write):
     path = write("test.csv", "text,category\nWhere is my card?,card_arrival\n")
     assert labelled("banking77", path) == [("Where is my card?", "card_arrival")]
-    write("categories.json", '["age_limit"]')
-    with pytest.raises(DataError, match="test.csv:2: label 'card_arrival' is not one of the 1: age_limit"):
-        labelled("banking77", path)
+
+
+def test_the_labels_of_banking77_and_thucnews_are_the_published_ones(test_data):
+    listed = json.loads(test_data("banking77/categories.json").read_text(encoding="utf-8"))
+    assert list(TASKS["banking77"].labels) == sorted(listed) and len(listed) == 77
+    classes = test_data("thucnews_titles/class.txt").read_text(encoding="utf-8")
+    assert list(TASKS["thucnews"].labels) == classes.split()
 
 
 def test_thucnews_reads_the_names_of_its_classes(write):

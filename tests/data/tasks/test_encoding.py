@@ -56,7 +56,7 @@ def test_two_texts_have_types_and_the_longer_is_cut(bytes_bert):
     assert first["token_types"].tolist() == [0] * 4 + [1] * 5 + [0] * 3
     assert second["inputs"].tolist() == [cls, *b"abcde", sep, *b"ijkl", sep]
     assert second["token_types"].tolist() == [0] * 7 + [1] * 5
-    assert (rows.truncated, [row.length for row in rows.rows]) == (1, [9, 20])
+    assert (rows.truncated, rows.rows.length_R.tolist()) == (1, [9, 20])
     examples[1] = Labelled("f:2", "a" * 3, "no", "b" * 20)
     assert rows_of("boolq", examples, bytes_bert, max_length=12).example(1)["inputs"].tolist() == [
         *[cls, *b"aaa", sep, *b"bbbbbb", sep],
@@ -96,7 +96,7 @@ def test_tags_beyond_the_row_or_without_a_piece_are_counted(tokenizer_of, bytes_
     tagged = Tagged("f:1", "abc defg", ((0, 3), (4, 8)), ("X", "Y"))
     rows = rows_of("tagging", [tagged], bytes_bert, max_length=8)
     example = rows.example(0)
-    assert (rows.truncated, rows.rows[0].length) == (1, 10)
+    assert (rows.truncated, rows.rows.length_R[0]) == (1, 10)
     assert example["weights"].tolist() == [0, 1, 0, 0, 0, 1, 0, 0]
     assert (example["targets"][1], example["targets"][5]) == (0, 1)
     with pytest.raises(DataError, match="f:1: 10 tokens exceed 8"):
@@ -119,7 +119,9 @@ def test_the_answer_is_the_text_of_its_tokens(tokenizer_of, name, answer):
     assert squeezed(tokenizer.decode(example["inputs"])) == squeezed(f"What was it ?{CONTEXT}")
     types = example["token_types"]
     assert types[first] == types[last] == 1 and types[0] == types[1] == 0
-    assert rows.answer(0, 1, last) == rows.answer(0, last, first - 1) == ""
+    end = int(example["segments"].sum()) - 1  # the sep behind the context
+    assert rows.answer(0, 1, last) == rows.answer(0, last, first - 1) == rows.answer(0, first, end) == ""
+    assert rows.answer(0, first, end - 1) == CONTEXT[CONTEXT.rindex(answer) :]
 
 
 def test_long_contexts_are_read_in_windows_that_skip_nothing(bytes_bert):
@@ -134,6 +136,7 @@ def test_long_contexts_are_read_in_windows_that_skip_nothing(bytes_bert):
             example = rows.example(row)
             expected = [4 + window.index("!")] * 2 if "!" in window else [0, 0]
             assert example["targets"].tolist() == expected and example["weights"] == 1
+            assert rows.answer(row, 4, 3 + len(window)) == window and rows.answer(row, 4, 4 + len(window)) == ""
         found = sum("!" in window for window in windows)
         assert f"rows with the answer: {found}" in rows.report() and rows.truncated == 0
     with pytest.raises(DataError, match="f:1: windows 26 apart skip tokens: 25 fit beside the question"):
@@ -196,7 +199,7 @@ def test_answers_of_real_questions_are_found_in_their_windows(test_data, tokeniz
     rows = rows_of("xquad", examples, tokenizer_of(name), max_length=256)
     found, same = set(), set()
     for row in range(len(rows)):
-        number = rows.rows[row].example
+        number = rows.rows.example_R[row]
         (_, text), *_ = examples[number].answers
         first, last = rows.example(row)["targets"].tolist()
         if first:

@@ -1,3 +1,5 @@
+import csv
+
 import pytest
 
 from data.errors import DataError
@@ -22,6 +24,15 @@ def test_tables_have_the_columns_they_should(write):
     assert [row for _, row in cells(path, (2, 3))] == [["a", "b"], ["c", "d", "e"]]
 
 
+def test_a_cell_of_csv_may_be_long_whatever_was_read_before(write):
+    limit = csv.field_size_limit(131_072)  # as Python starts
+    try:
+        ((_, (cell,)),) = csv_rows(write("a.csv", "a" * 140_000))
+    finally:
+        csv.field_size_limit(limit)
+    assert len(cell) == 140_000
+
+
 def test_csv_quotes_cross_lines_and_places_count_them(write):
     path = write("a.csv", 'text,label\n"two\nlines, ""quoted""",x\nodd\u2028sign,y\n\nlast,z\n')
     rows = list(csv_records(path, ("text", "label")))
@@ -37,7 +48,14 @@ def test_csv_quotes_cross_lines_and_places_count_them(write):
 
 @pytest.mark.parametrize(
     ("line", "why"),
-    [("{", "Expecting property name"), ("", "blank line"), ("[1]", "a JSON list, not an object")],
+    [
+        ("{", "Expecting property name"),
+        ("", "blank line"),
+        ("[1]", "a JSON list, not an object"),
+        ('{"a": ' + "1" * 5000 + "}", "4300 digits"),
+        ("[" * 100_000, "maximum recursion depth"),
+    ],
+    ids=["open", "blank", "list", "digits", "deep"],
 )
 def test_what_is_no_json_object_has_its_line(write, line, why):
     path = write("a.jsonl", f'{{"a": 1}}\n{line}\n{{"a": 2}}\n')
@@ -45,6 +63,9 @@ def test_what_is_no_json_object_has_its_line(write, line, why):
         list(json_records(path))
     with pytest.raises(DataError, match="a.json:3: not JSON"):
         json_file(write("a.json", "{\n\n]"))
+    for content, why in (("1" * 5000, "4300 digits"), ("[" * 100_000, "maximum recursion depth")):
+        with pytest.raises(DataError, match=f"b.json: .*{why}"):
+            json_file(write("b.json", content))
 
 
 def test_fields_are_there_and_of_their_type():

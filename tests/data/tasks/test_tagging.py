@@ -24,6 +24,12 @@ def test_columns_of_conll(write):
         tagged("wnut17", write("b.conll", "a\tO\nb\n"))
 
 
+def test_a_document_starts_without_a_blank_line_after_it(write):
+    path = write("a.conll", "-DOCSTART- O\nEU B-ORG\nacts O\n-DOCSTART- O\nBonn B-LOC\n\n-DOCSTART- O\n")
+    assert tagged("conll2003", path) == [[("EU", "B-ORG"), ("acts", "O")], [("Bonn", "B-LOC")]]
+    assert [example.place for example in TASKS["conll2003"].read(path)] == [f"{path}:2", f"{path}:5"]
+
+
 def test_an_entity_opens_with_b_or_is_repaired(write):
     path = write("a.conll", IOB1)
     with pytest.raises(DataError, match="a.conll:3: token 1 has the tag 'I-ORG' after 'O', which opens no such entity"):
@@ -69,6 +75,14 @@ def test_cluener(write):
     for label, why in (
         ({"name": {"张三": [[3, 4]]}}, "name '张三' is not at 3-4, where '的张' is"),
         ({"name": {"张三": [[4, 5]]}, "address": {"三": [[5, 5]]}}, "address '三' overlaps with another entity at 5-5"),
+        (["name"], "field 'label' is a list, not a dict"),
+        ({"name": ["张三"]}, "field 'name' is a list, not a dict"),
+        ({"name": {"张三": None}}, "field '张三' is a NoneType, not a list"),
+        ({"name": {"张三": [4, 5]}}, "'张三' is at 4, not at"),
+        ({"name": {"张三": [[4]]}}, r"'张三' is at \[4\], not at"),
+        ({"name": {"张三": [[4, "5"]]}}, r"'张三' is at \[4, '5'\], not at"),
+        ({"name": {"": [[4, 3]]}}, r"'' is at \[4, 3\], not at"),
+        ({"name": {"张三": [[-2, -1]]}}, r"'张三' is at \[-2, -1\], not at"),
     ):
         with pytest.raises(DataError, match=f"b.jsonl:1: {why}"):
             tagged("cluener", write("b.jsonl", [record | {"label": label}]))

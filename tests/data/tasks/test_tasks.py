@@ -1,4 +1,5 @@
 import pickle
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from data.errors import DataError
 from data.loader import BatchLoader, held_out_batches
+from data.tasks.compact import CompactRows, Row
 from data.tasks.examples import Labelled, Question, Tagged, TextPair
 from data.tasks.task import KINDS, METRICS
 from data.tasks.tasks import TASKS, task_rows
@@ -52,7 +54,37 @@ def test_labels_are_those_of_the_examples_or_of_the_task(bytes_bert):
         0,
     ]
     tagged = Tagged("f:1", "a b", ((0, 1), (2, 3)), ("O", "B-a"))
-    assert task_rows(TASKS["wnut17"], [tagged], bytes_bert, max_length=8).labels == {"B-a": 1, "O": 1}
+    assert task_rows(TASKS["tagging"], [tagged], bytes_bert, max_length=8).labels == {"B-a": 1, "O": 1}
+
+
+def test_a_split_that_lacks_a_label_keeps_the_ids_of_the_others(bytes_bert):
+    train = [Labelled(f"f:{at}", "a", fruit) for at, fruit in enumerate(("cherry", "apple", "banana"))]
+    rows = task_rows(TASKS["classification"], train, bytes_bert, max_length=8)
+    assert rows.label_names == ("apple", "banana", "cherry")
+    assert "labels collected from these examples: apple 1 (33.3%)" in rows.report()
+    test = task_rows(TASKS["classification"], train[2:], bytes_bert, max_length=8, labels=rows.label_names)
+    assert test.labels == {"apple": 0, "banana": 1, "cherry": 0} and test.example(0)["targets"] == 1
+    assert "\nlabels: apple 0" in test.report()
+    tagged = Tagged("f:1", "EU", ((0, 2),), ("I-LOC",))
+    known = task_rows(TASKS["conll2003"], [tagged], bytes_bert, max_length=8)
+    assert known.example(0)["targets"].tolist()[1] == known.label_names.index("I-LOC") == 2
+    assert known.label_names == ("O", *(f"{tag}-{kind}" for kind in ("LOC", "MISC", "ORG", "PER") for tag in "BI"))
+
+
+def test_labels_that_cannot_be_are_refused(bytes_bert):
+    for labels, why in ((("a", "b", "a"), "labels= has 'a' more than once"), ((), "f:1: label 'negative'|'positive'")):
+        with pytest.raises(DataError, match=why):
+            task_rows(TASKS["sst2"], REVIEWS, bytes_bert, max_length=64, labels=labels)
+    pair = [TextPair("f:1", "a", "b")]
+    with pytest.raises(DataError, match=r"text_to_text \(text_to_text\) has no labels: leave out labels="):
+        task_rows(TASKS["text_to_text"], pair, bytes_bert, "decoder", max_length=8, labels=("b",))
+
+
+@pytest.mark.parametrize("task", ["wnut17", "weibo_ner"])
+def test_declared_tags_are_those_of_the_published_files(test_data, task):
+    folder = test_data(task)
+    found = {tag for file in folder.iterdir() for e in TASKS[task].read(file, Counter()) for tag in e.tags}
+    assert found == set(TASKS[task].labels)
 
 
 @pytest.mark.parametrize("form", ["encoder", "decoder"])
@@ -118,3 +150,24 @@ def test_rows_make_batches_of_one_shape_and_travel_to_workers(bytes_bert):
     assert sent.example(2)["inputs"].tolist() == batch["inputs"][2].tolist() and sent.report() == rows.report()
     with pytest.raises(IndexError):
         rows.example(4)
+
+
+def test_a_row_takes_few_bytes(bytes_t5):
+    """Two for each id, one for each weight, and no Python object of its own."""
+    examples = [TextPair(f"f:{at}", "a" * (900 + at % 7), "b" * 100) for at in range(500)]
+    rows = task_rows(
+        TASKS["cnn_dailymail"], examples, bytes_t5, "text_to_text", max_length=1024, target_length=128, truncate=False
+    )
+    taken = len(pickle.dumps(rows.rows)) / len(rows)
+    assert taken < 2 * (len("summarize: ") + 907 + 1 + 2 * 101) + 101 + 60
+    assert [rows.rows.length_R[at] for at in (0, 6, 7)] == [912, 918, 912] and rows.truncated == 0
+    assert bytes_t5.decode(rows.example(6)["source"]) == "summarize: " + "a" * 906
+
+
+def test_ids_of_a_large_vocabulary_stay_what_they_are():
+    arrays = [{"inputs": np.array(ids), "weights": np.ones(len(ids))} for ids in ([1, 65_535], [65_536, 7], [], [9])]
+    kept = CompactRows(Row(at, array, len(array["inputs"]), False) for at, array in enumerate(arrays))
+    assert [kept.arrays(row)["inputs"].tolist() for row in range(4)] == [[1, 65_535], [65_536, 7], [], [9]]
+    assert kept.arrays(-1)["inputs"].tolist() == [9] and kept.length_R.tolist() == [2, 2, 0, 1]
+    with pytest.raises(IndexError):
+        kept.arrays(4)

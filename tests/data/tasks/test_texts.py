@@ -38,7 +38,7 @@ def test_a_decoder_reads_the_prompt_and_learns_the_answer_and_its_end(pieces, ta
     assert learned(example) == [[*tokenizer.encode(ANSWERS[task]), tokenizer.eos_id]]
     start = [*tokenizer.begin_ids, *tokenizer.encode(prompt)]
     assert example["inputs"][: len(start)].tolist() == start and example["weights"][: len(start) - 1].sum() == 0
-    count = rows.rows[0].length
+    count = rows.rows.length_R[0]
     assert example["inputs"][1:count].tolist() == example["targets"][: count - 1].tolist()
     assert tokenizer.decode(example["inputs"][:count]) == prompt + ANSWERS[task]
     assert prompt.endswith("\n") and all(part in prompt for part in vars(EXAMPLES[task]).get("text", "").split())
@@ -75,7 +75,7 @@ def test_only_replies_of_a_dialogue_are_learned():
     rows = task_rows(TASKS["dialogue"], [TALK], ByteTokenizer(), "decoder", max_length=96)
     example = rows.example(0)
     assert learned(example) == [[*b"Yo", EOS], [*b"Ok", EOS]]
-    text = bytes(id for id in example["inputs"][: rows.rows[0].length].tolist() if id < EOS).decode()
+    text = bytes(id for id in example["inputs"][: rows.rows.length_R[0]].tolist() if id < EOS).decode()
     assert text == "system:\nS\nuser:\nHi\nassistant:\nYo\nuser:\nBye\nassistant:\nOk"
 
 
@@ -85,7 +85,7 @@ def test_each_reply_of_a_dialogue_is_a_pair_that_loses_its_beginning(bytes_t5):
     sources = [before, f"{before}Yo\nuser:\nBye\nassistant:\n"]
     assert [bytes_t5.decode(rows.example(row)["source"]) for row in range(2)] == sources
     assert [bytes_t5.decode(rows.example(row)["targets"]) for row in range(2)] == ["Yo", "Ok"]
-    assert [row.example for row in rows.rows] == [0, 0]
+    assert rows.rows.example_R.tolist() == [0, 0]
     short = task_rows(TASKS["dialogue"], [TALK], bytes_t5, "text_to_text", max_length=32)
     assert [bytes_t5.decode(short.example(row)["source"]) for row in range(2)] == [before, sources[1][-31:]]
     assert (short.truncated, short.example(1)["source"][31]) == (1, EOS)
@@ -97,7 +97,7 @@ def test_what_is_too_long_loses_the_beginning_of_the_prompt_and_the_end_of_the_a
     rows = task_rows(TASKS["text_to_text"], [pair], **options)
     example = rows.example(0)
     assert example["inputs"].tolist() == [EOS, *b"bbbbbbbbbb\n", *b"cccc"]
-    assert learned(example) == [[*b"cccc", EOS]] and (rows.truncated, rows.rows[0].length) == (1, 32)
+    assert learned(example) == [[*b"cccc", EOS]] and (rows.truncated, rows.rows.length_R[0]) == (1, 32)
     with pytest.raises(DataError, match="f:3: 11 tokens exceed 5: raise target_length, or set truncate=True"):
         task_rows(TASKS["text_to_text"], [pair], **options, truncate=False)
     with pytest.raises(DataError, match="f:3: 32 tokens exceed 16: raise max_length"):

@@ -27,7 +27,11 @@ def word_pieces():
     return train_word_pieces(TEXTS, 150, symbols=["<a>"], sentinels=3)
 
 
-@given(text=st.lists(any_text | st.sampled_from(["<a>", "\u4f60\u597d\u5440", "\r\n", "  ", "\0"])).map("".join))
+@given(
+    text=st.lists(
+        any_text | st.sampled_from([END_OF_TEXT, "<extra_id_0>", "<a>", "\u4f60\u597d\u5440", "\r\n", "  ", "\0"])
+    ).map("".join)
+)
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example(text="  \ttrailing \r\n\r\n  ")
 @example(text="ﬁ①Ａe\u0301\u200b\ufeff🙂\u2581\ufffd")
@@ -46,7 +50,7 @@ def test_byte_level_bpe_is_laid_out_as_documented(byte_bpe, tmp_path):
     assert set(loaded.token_bytes_V[:256]) == {1}
     assert loaded.encode("<a>\u4f60\u597d\u5440<a>") == [368, 369, 368]
     assert len(loaded.encode(" quick")) == 1  # a word goes with the space before it
-    assert loaded.encode(END_OF_TEXT) == [364] and loaded.decode([364, 365]) == ""
+    assert loaded.decode([364, 365]) == ""
     assert loaded.wrap([1], [2]) == [1, 2]
 
 
@@ -62,7 +66,7 @@ def test_word_pieces_are_laid_out_as_documented(word_pieces, tmp_path):
     specials = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4, "extra_0": 5, "extra_1": 6, "extra_2": 7}
     assert loaded.special_ids == specials
     assert loaded.wrap([50], [60, 70]) == [2, 50, 3, 60, 70, 3]
-    assert loaded.encode("<a>[MASK]") == [8, 4]
+    assert loaded.encode("<a>[MASK]")[0] == 8 and 4 not in loaded.encode("<a>[MASK]")
     texts = [word_pieces.backend.id_to_token(id) for id in range(150)]
     inside = [piece for piece in texts if piece.startswith("##") and len(piece) == 3]
     assert texts[9 : 9 + len(inside)] == sorted(inside)
@@ -143,5 +147,7 @@ def test_both_kinds_equal_transformers_after_export(byte_bpe, word_pieces, tmp_p
     for tokenizer in (byte_bpe, word_pieces):
         export_tokenizer(tokenizer, tmp_path / str(tokenizer.vocab_size))
         other = transformers.AutoTokenizer.from_pretrained(tmp_path / str(tokenizer.vocab_size))
-        text = "The <a>quick “fox” 你好 1,234\n"
+        text = f"The <a>quick “fox” 你好 1,234{END_OF_TEXT}[MASK]\n"
         assert other.encode(text, add_special_tokens=False) == tokenizer.encode(text)
+        again = load_tokenizer(tmp_path / str(tokenizer.vocab_size))
+        assert again.encode(text) == tokenizer.encode(text)

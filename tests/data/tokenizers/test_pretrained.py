@@ -170,7 +170,7 @@ def test_our_own_sentencepieces_export(tmp_path, pieces):
     reference = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert (len(reference), reference.eos_token_id) == (340, 1)
     for text in TEXTS:
-        if "\u2581" not in text and "</s>" not in text:
+        if "\u2581" not in text:
             assert reference(text).input_ids == pieces.encode(text), repr(text)
             assert reference.decode(pieces.encode(text), skip_special_tokens=True) == text
 

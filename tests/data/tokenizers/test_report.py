@@ -4,8 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from data.errors import DataError
+from data.tokenizers.huggingface import HuggingFaceTokenizer
 from data.tokenizers.report import comparison, tokenizer_report
 from data.tokenizers.sentencepiece_training import train_model
 from data.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, SentencePieceTokenizer
@@ -30,6 +33,19 @@ def test_lost_text_is_counted():
     tokenizer = SentencePieceTokenizer(train_model([PROSE * 500], 100, 0, byte_fallback=False))
     report = tokenizer_report(tokenizer, {"en": ["The fox", "The \u2603 fox \u2603", "a b"]}).languages["en"]
     assert (report.unknown, report.exact, report.documents) == (2, 2, 3)
+
+
+def test_names_of_special_ids_in_the_text_are_counted():
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    backend.train_from_iterator([PROSE], trainers.BpeTrainer(special_tokens=["<unk>", "<|endoftext|>", "<pad>"]))
+    text = "The fox<|endoftext|><unk><pad><pad>"
+    for split, special in ((False, 3), (True, 0)):
+        ids = {"unk": 0, "eos": 1, "pad": 2}
+        tokenizer = HuggingFaceTokenizer.of(backend, ids, b"", "a test", split_special_tokens=split)
+        report = tokenizer_report(tokenizer, {"en": [text]})
+        assert report.languages["en"].special == special
+        assert ("spells names of special ids: 3 tokens" in report.markdown()) == (not split)
 
 
 def test_pieces_are_told_from_bytes(pieces):

@@ -2,8 +2,8 @@
 
 tessera train --config=configs/mixture_demo.py
 
-Documents of a row do not see each other (best-fit packing). Ends with 1.72 bits per byte on held-out files of both after
-3 minutes on two CPU cores.
+Documents of a row do not see each other (best-fit packing). Ends with 1.72 bits per byte on held-out files of both
+sources after 3 minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict

@@ -4,9 +4,12 @@ Grain works out one place a call, in ten microseconds and more: longer than read
 permutations, but where max_index is 2^16, 2^18, …: there Grain's, one bit short, leave out a number.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
-_FEW = 2**12  # of fewer numbers most applications are out of range: a loop without arrays is quicker
+_FEW = 2**16  # of fewer numbers many applications are out of range: all places are worked out, once
+_LEAST = 2**8  # of still fewer, Grain is quicker
 _ROUNDS = 4
 _WORD = 2**32
 
@@ -18,13 +21,24 @@ def shuffled(places_N: np.ndarray, max_index: int, seed: int) -> np.ndarray:
     applied until the number is in range again (cycle walking, Black and Rogaway 2002).
     """
     if max_index < _FEW:
-        from grain.experimental import index_shuffle  # a second of import, which large rows should not cost
+        return _whole(max_index, seed)[places_N]
+    return _walked(places_N.astype(np.int64), max_index, seed)
 
-        made = [index_shuffle(place, max_index=max_index, seed=seed, rounds=_ROUNDS) for place in places_N.tolist()]
-        return np.array(made, np.int64)
+
+@lru_cache(maxsize=16)
+def _whole(max_index: int, seed: int) -> np.ndarray:
+    if max_index >= _LEAST:
+        return _walked(np.arange(max_index + 1), max_index, seed)
+    from grain.experimental import index_shuffle  # a second of import, which large rows should not cost
+
+    places = range(max_index + 1)
+    return np.array([index_shuffle(place, max_index=max_index, seed=seed, rounds=_ROUNDS) for place in places])
+
+
+def _walked(numbers_N: np.ndarray, max_index: int, seed: int) -> np.ndarray:
     bits = max(-(-max_index.bit_length() // 2), 8)  # of a half
-    keys = _keys(seed)
-    made_N, out = places_N.astype(np.int64), np.arange(len(places_N))
+    keys, out = _keys(seed), np.arange(len(numbers_N))
+    made_N = numbers_N.copy()
     while out.size:
         made_N[out] = _encrypted(made_N[out], bits, keys)
         out = out[made_N[out] > max_index]

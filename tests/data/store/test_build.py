@@ -109,7 +109,7 @@ def interrupt_at_journal(monkeypatch, number):
     st.sampled_from(["document", "tail"]),
 )
 def test_any_stop_leads_to_the_bytes_of_an_unbroken_build(tmp_path_factory, pairs, batch, stop, by):
-    documents = [Document(id, text, 1.0) for id, text in pairs]
+    documents = [Document(name, text, 1.0) for name, text in pairs]
     cut = sum(len(document.text) for document in documents) // 2
     # By parity: a hash may put all of so few documents on one side.
     number = {id(document): at for at, document in enumerate(documents)}

@@ -13,6 +13,15 @@ from data.rows import Rows
 PERIOD = 2**14  # examples in which the parts come exactly as often as their shares say, to the nearest example
 
 
+def check_stages(config: DataConfig, steps: int) -> None:
+    """Raises DataError where a run of so many steps ends before the last stage begins."""
+    if config.mixture_stages and config.mixture_stages[-1] >= steps:
+        raise DataError(
+            f"data.mixture_stages {config.mixture_stages}: no step of a run of {steps} is in the last stage: use "
+            "fewer stages, or more steps"
+        )
+
+
 class Mixture:
     """Parts, each with a share of the examples; other shares from the steps of `mixture_stages` on.
 
@@ -40,11 +49,7 @@ class Mixture:
         self._by_rows = not any(config.parts[name].weight for name in self._names)
         self._weights, self._temperature = _weights(config, self.parts), config.mixture_temperature
         self._first_steps = (0, *config.mixture_stages)
-        if self._first_steps[-1] >= steps:
-            raise DataError(
-                f"data.mixture_stages {config.mixture_stages}: no step of a run of {steps} is in the last stage: use "
-                "fewer stages, or more steps"
-            )
+        check_stages(config, steps)
         self._shares = [_shares(weights_K, self._temperature) for weights_K in self._weights]
         self._stages: list[_Stage] = []
         for number, (step, share_K) in enumerate(zip(self._first_steps, self._shares, strict=True)):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from data.mixture import check_stages
 from data.objectives.examples import Features, Objective
 from data.objectives.objectives import check_objective
 from data.rows import row_features
@@ -90,6 +91,7 @@ def check(experiment: Experiment) -> Mesh:
             f"{head!r}: model.architecture is {experiment.model.architecture!r} with head {experiment.model.head!r}"
         )
     check_objective(experiment.objective, experiment.model.max_length)
+    check_stages(experiment.data, experiment.train.steps)
     make_schedule(experiment.optimizer, experiment.train.steps)
     check_batch(mesh, experiment.rules, experiment.train.global_batch, experiment.train.microbatches)
     return mesh

@@ -51,7 +51,8 @@ def run(config: ConfigDict, *, fresh: bool = False, again: str = "", console: Co
             prefetch=experiment.data.prefetch,
             workers=experiment.data.workers,
         )
-        console.say(described(rows))
+        if about := described(rows):
+            console.say(about)
         evaluate = scores.evaluator(experiment, program, corpus)
         sample = scores.sampler(experiment, program, folder, console)
         record = same_run(folder, config, program.config, program.tokenizer, corpus, experiment, console)

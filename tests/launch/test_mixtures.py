@@ -82,6 +82,14 @@ def test_a_part_that_would_be_read_too_often_stops_the_run_before_it_begins(tmp_
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_a_stage_behind_the_last_step_stops_the_run_before_anything_is_read(tmp_path):
+    config = config_of(tmp_path)
+    config.data.mixture_stages = (STEPS,)
+    with pytest.raises(DataError, match=r"no step of a run of 12 is in the last stage"):
+        run(config)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_another_weight_is_another_run_and_tokenises_nothing(tmp_path):
     assert run(config_of(tmp_path))[0] == train.DONE
     changed = config_of(tmp_path)

@@ -46,7 +46,7 @@ def read_dataset(source: SourceConfig) -> Iterator[Document]:
             f"datasets reads that first: give '{name}' as data.path, or start elsewhere"
         )
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]  (the extra `hub`)
     except ImportError as error:
         raise _not_installed(source, "datasets") from error
     commit = revision(source)

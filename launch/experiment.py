@@ -71,7 +71,7 @@ def read(config: Any) -> Experiment:
         train=section(TrainConfig, "train", config.train),
         checkpoint=section(CheckpointConfig, "checkpoint", config.checkpoint),
         mesh=section(MeshConfig, "mesh", config.mesh),
-        rules=_rules(config.sharding),
+        rules=sharding_rules(config.sharding),
     )
 
 
@@ -90,7 +90,12 @@ def section(cls: type[T], name: str, values: Mapping[str, Any]) -> T:
     return cls(**dict(values))
 
 
-def _rules(values: Mapping[str, Any]) -> ShardingRules:
+def sharding_rules(values: Mapping[str, Any]) -> ShardingRules:
+    """The rules of a config's `sharding` section: its preset, with the leaves that are not None in place of it.
+
+    Raises:
+        ValueError: no such preset, or a leaf that is no logical axis.
+    """
     preset = values["preset"]
     if preset not in PRESETS:
         raise ValueError(f"sharding.preset is {preset!r}: use one of {', '.join(PRESETS)}")

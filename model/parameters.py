@@ -78,7 +78,7 @@ def weights(model: nn.Module) -> Params:
     return jax.tree_util.tree_map_with_path(describe, boxed, is_leaf=lambda x: isinstance(x, Declared))
 
 
-def shardings(tree: Params, rules: ShardingRules, mesh: jax.sharding.Mesh) -> Params:
+def shardings(tree: Params, rules: ShardingRules, mesh: jax.sharding.Mesh | AbstractMesh) -> Params:
     """Where each `Weight` of `tree` lies on `mesh`.
 
     Raises:

@@ -127,6 +127,9 @@ def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
     if command in ("train", "doctor", "history"):
         _emulate(values.devices)
     from launch import commands
+    from launch.compiled import keep_compiled
+
+    keep_compiled()
 
     return getattr(commands, FUNCTIONS.get(command, command))(values, rest)
 
@@ -146,6 +149,7 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
         )
     if command == "train":
         flags.DEFINE_bool("fresh", False, "start over; the old run folder is renamed, not deleted", flag_values=values)
+        flags.DEFINE_string("profile", "", "trace steps into RUN/profile: steps:10-13", flag_values=values)
         flags.DEFINE_bool(
             "print_config", False, "show every value and where it comes from, and end", flag_values=values
         )

@@ -18,9 +18,12 @@ ROWS = ("max_tokens", "num_samples", "seed", "stop")
 
 def train(values: Any, rest: Sequence[str]) -> int:
     from launch import train
+    from train.profile import parse
 
     again = [argument for argument in sys.argv[1:] if not argument.startswith("--fresh")]
-    return train.run(values.config, fresh=values.fresh, again=shlex.join(["tessera", *again]))
+    return train.run(
+        values.config, fresh=values.fresh, again=shlex.join(["tessera", *again]), profile=parse(values.profile)
+    )
 
 
 def generate(values: Any, rest: Sequence[str]) -> int:

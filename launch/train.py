@@ -17,17 +17,27 @@ from launch.rows import described, train_rows
 from model.config import flops_per_sequence
 from train.checkpoint import Checkpoints
 from train.console import Console
+from train.goodput import Clock, breakdown, earlier_seconds
 from train.loop import StopSignal, train
 from train.meter import Meter, Rates
-from train.records import MetricsLog, open_run
+from train.profile import Profiler, ProfileSteps
+from train.records import MetricsLog, open_run, read_lines
 
 DONE, START_AGAIN = 0, 75
 
 
-def run(config: ConfigDict, *, fresh: bool = False, again: str = "", console: Console | None = None) -> int:
+def run(
+    config: ConfigDict,
+    *,
+    fresh: bool = False,
+    again: str = "",
+    console: Console | None = None,
+    profile: ProfileSteps | None = None,
+) -> int:
     """Trains the experiment of `config` in its run folder, or continues it: the exit code.
 
-    0: all steps are done. 75: stopped by a signal; `again` is the command that continues, for the message.
+    0: all steps are done. 75: stopped by a signal; `again` is the command that continues, for the message. The steps of
+    `profile` are traced into the folder `profile` of the run.
     """
     console, began = console or Console(), time.monotonic()
     experiment = read(config)
@@ -37,6 +47,7 @@ def run(config: ConfigDict, *, fresh: bool = False, again: str = "", console: Co
     with (
         open_run(run_folder(experiment, fresh, console)) as folder,
         jax.set_mesh(mesh),
+        Clock() as clock,
         contextlib.ExitStack() as closing,
     ):
         # Everything that may be wrong is looked at before the compiler starts.
@@ -63,10 +74,14 @@ def run(config: ConfigDict, *, fresh: bool = False, again: str = "", console: Co
             console.say(f"run {folder} is complete: {done} of {experiment.train.steps} steps are done")
             console.say(f"  more: --config.train.steps={2 * done}    anew: --fresh")
             return DONE
+        if profile:
+            profile.check(done or 0, experiment.train.steps)
+        clock.carry(earlier_seconds(read_lines(folder), done or 0))
         state = None if done is None else checkpoints.restore(done, program.target)
         write_run(folder, record, program.tokenizer)
 
-        compiled, seconds = program.compile()
+        with clock.phase("compile"):
+            compiled, seconds = program.compile()
         rates = _rates(experiment, program)
         header.show(console, program, compiled, seconds, rates, folder, done)
         log = MetricsLog(folder, tensorboard=experiment.run.tensorboard)
@@ -82,13 +97,15 @@ def run(config: ConfigDict, *, fresh: bool = False, again: str = "", console: Co
                 evaluate=evaluate,
                 sample=sample,
                 checkpoints=checkpoints,
-                meter=Meter(rates, log, console),
+                meter=Meter(rates, log, console, clock),
+                profiler=Profiler(folder / "profile", profile, console.say),
                 stop=stop,
             )
         console.stop()
         step = int(jax.device_get(state.step))
         epochs = ", ".join(f"{name or 'the corpus'} {share:.2f} times" for name, share in loader.epochs(step).items())
         console.say(f"data: read {epochs}")
+        console.say(f"goodput: {breakdown(clock)}")
         if step < experiment.train.steps:
             saved = f"step {step} is saved" if step > (done or 0) else "no new step was done"
             console.say(f"stopped by {stop.name}: {saved}. The run continues with\n  {again or 'the same command'}")

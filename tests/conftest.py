@@ -13,3 +13,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_configure(config):
+    # A program that is compiled a second time on the way is a mistake.
+    config.addinivalue_line("filterwarnings", "error::train.goodput.Recompiled")

@@ -12,6 +12,7 @@ import numpy as np
 
 from train.checkpoint import Checkpoints
 from train.meter import Meter
+from train.profile import Profiler
 from train.state import State
 
 
@@ -51,6 +52,7 @@ def train(
     sample: Callable[[Any, int], None],
     checkpoints: Checkpoints,
     meter: Meter,
+    profiler: Profiler,
     stop: "StopSignal",
 ) -> State:
     """Trains from `state.step` to `config.steps`, or until `stop` is asked for; the last state is on disk then.
@@ -62,16 +64,19 @@ def train(
         TrainingError: `config.max_skipped` updates in a row were not finite.
     """
     first = step = int(jax.device_get(state.step))
+    phase = meter.clock.phase
     meter.start(step)
     while step < config.steps and not stop.requested:
         # Run: dispatch this step, then look at the one before, which the devices have finished by now.
-        with meter.waiting_for_data():
+        with phase("data"):
             batch = place(next(batches))
-        with jax.transfer_guard("disallow"):
+        profiler.before(step + 1)
+        with phase("productive"), jax.transfer_guard("disallow"):
             state, metrics = train_step(state, batch)
         meter.settle()
         step += 1
         meter.pending(step, metrics)
+        profiler.after(step, metrics)
         last, eval_loss = step == config.steps, None
         if stop.requested and not last:
             continue  # to the end of the loop: whoever stops a run does not wait for an evaluation
@@ -87,7 +92,8 @@ def train(
         finally:
             if last or checkpoints.due(step):
                 meter.settle()
-                checkpoints.save(step, state, eval_loss)
+                with phase("checkpoint"):
+                    checkpoints.save(step, state, eval_loss)
         if _due(step, config.log_every):
             checkpoints.check()
 
@@ -96,9 +102,12 @@ def train(
             with meter.aside("sample", fatal=last):
                 sample(state.params, step)
     meter.settle()
-    if step > first:
-        checkpoints.save(step, state)
-    checkpoints.wait()
+    profiler.stop()
+    with phase("checkpoint"):
+        if step > first:
+            checkpoints.save(step, state)
+        checkpoints.wait()
+    meter.finish()
     return state
 
 

@@ -2,13 +2,13 @@
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
 from train.console import Console, log_line, memory_in_use
+from train.goodput import Clock
 from train.records import MetricsLog
 
 
@@ -30,40 +30,32 @@ class Rates:
 
 
 class Meter:
-    """Times a run and writes its records. Only `settle` waits for a device."""
+    """Measures a run and writes its records. Only `settle` waits for a device."""
 
-    def __init__(self, rates: Rates, metrics_log: MetricsLog, console: Console) -> None:
-        self._rates, self._log, self._console = rates, metrics_log, console
+    def __init__(self, rates: Rates, metrics_log: MetricsLog, console: Console, clock: Clock) -> None:
+        self._rates, self._log, self._console, self.clock = rates, metrics_log, console, clock
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._skipped = self._skipped_in_row = 0
         self._told: set[str] = set()
+        self._settled: tuple[int, dict[str, float]] | None = None
 
     def start(self, step: int) -> None:
         self._first = self._logged = step
-        self._began = self._since = time.perf_counter()
-        self._waited = 0.0
+        self._at_start = self._before = dict(self.clock.read())
+        if step:  # where the time of this process begins
+            self._write({"step": step, **self._before})
         self._console.start(step, self._rates.steps)
-
-    @contextlib.contextmanager
-    def waiting_for_data(self) -> Iterator[None]:
-        before = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - before
 
     @contextlib.contextmanager
     def aside(self, name: str, *, fatal: bool) -> Iterator[None]:
         """For what only looks at a run: its time is not the step's, and unless `fatal` its error is told, once."""
-        before = time.perf_counter()
         try:
-            yield
+            with self.clock.phase(name):
+                yield
         except Exception as error:
             if fatal:
                 raise
-            if name not in self._told:
-                self._console.warn(f"{name} failed, training goes on: {type(error).__name__}: {error}")
-            self._told.add(name)
-        finally:
-            self._since += time.perf_counter() - before
+            self._tell_once(name, error)
 
     def pending(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Remembers the metrics of a step that was just dispatched."""
@@ -79,13 +71,18 @@ class Meter:
             return
         step, on_device = self._pending
         self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(dict(on_device)).items()}
+        with self.clock.phase("productive"):
+            values = {name: float(value) for name, value in jax.device_get(dict(on_device)).items()}
         self._console.step(step, f"loss {values['loss']:.4f}")
         self._count_skipped(step, values["skipped"] > 0)
+        self._settled = (step, values)
         if step % self._rates.log_every == 0 or step in (self._rates.steps, self._first + 1):
-            record = self._record(step, values)
-            self._write(record)
-            self._console.say(log_line(record, self._rates.steps))
+            self._log_step(step, values)
+
+    def finish(self) -> None:
+        """Records the last step of a run that was stopped, with the time up to now."""
+        if self._settled and self._settled[0] != self._logged:
+            self._log_step(*self._settled)
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Writes other numbers of a step, such as an evaluation's."""
@@ -93,12 +90,25 @@ class Meter:
         self._console.say(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        with self.aside("metrics log", fatal=False):
+        try:
             self._log.write(record)
+        except Exception as error:
+            self._tell_once("metrics log", error)
+
+    def _tell_once(self, name: str, error: Exception) -> None:
+        if name not in self._told:
+            self._console.warn(f"{name} failed, training goes on: {type(error).__name__}: {error}")
+        self._told.add(name)
+
+    def _log_step(self, step: int, values: Mapping[str, float]) -> None:
+        record = self._record(step, values)
+        self._write(record)
+        self._console.say(log_line(record, self._rates.steps))
 
     def _record(self, step: int, values: Mapping[str, float]) -> dict[str, Any]:
-        now = time.perf_counter()
-        seconds = max(now - self._since, 1e-9)
+        times = self.clock.read()
+        waited, trained = (times[name] - self._before[name] for name in ("time/data", "time/productive"))
+        seconds = max(waited + trained, 1e-9)
         per_step = seconds / (step - self._logged)
         tokens = self._rates.global_batch * self._rates.length
         record = {
@@ -110,16 +120,17 @@ class Meter:
             "skipped": self._skipped,
             "tokens_per_second": tokens / per_step,
             "step_seconds": per_step,
-            "data_wait": self._waited / seconds,
+            "data_wait": waited / seconds,
             "memory_bytes": memory_in_use(),
-            "elapsed": now - self._began,
+            "elapsed": _total(times) - _total(self._at_start),
             "eta": per_step * (self._rates.steps - step),
+            **times,
         }
         if self._rates.peak_flops:
             record["mfu"] = (
                 self._rates.global_batch / per_step * self._rates.flops_per_sequence / self._rates.peak_flops
             )
-        self._since, self._waited, self._logged = now, 0.0, step
+        self._before, self._logged = times, step
         return record
 
     def _count_skipped(self, step: int, skipped: bool) -> None:
@@ -135,3 +146,7 @@ class Meter:
                 f"{(step - row) * batch} to {step * batch - 1}. Lower optimizer.peak_lr, or look at those batches. "
                 "Parameters and checkpoints hold the last finite update"
             )
+
+
+def _total(times: Mapping[str, float]) -> float:
+    return sum(seconds for name, seconds in times.items() if name.startswith("time/"))

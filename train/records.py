@@ -138,20 +138,26 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     Raises:
         RunError: no metrics, or a line that is no record (the last one may be torn by a kill and is left out).
     """
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
+    if not (folder / "metrics.jsonl").is_file():
         raise RunError(f"no metrics.jsonl in {folder}: it is not the folder of a run, or has not logged yet")
     by_step: dict[int, dict[str, Any]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines()
+    for record in read_lines(folder):
+        by_step.setdefault(record["step"], {}).update(record)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run as they were written, one after the other; none where it has not logged. Raises RunError."""
+    path = folder / "metrics.jsonl"
+    records, lines = [], path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
+            records.append(json.loads(line))
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break
             raise RunError(f"{path}:{number} is no JSON: {error.msg}") from error
-        by_step.setdefault(record["step"], {}).update(record)
-    return [by_step[step] for step in sorted(by_step)]
+    return records
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -378,7 +378,7 @@ def test_processes_that_prepare_at_once_agree(config, folder):
     processes = [context.Process(target=_prepare_at_once, args=(settings, barrier, results)) for _ in range(3)]
     for process in processes:
         process.start()
-    made = [results.get(timeout=60) for _ in processes]
+    made = [results.get(timeout=180) for _ in processes]
     for process in processes:
         process.join()
     assert len(set(made)) == 1
@@ -502,7 +502,7 @@ prepare(DataConfig(**dict(defaults.get_config().data) | changes), print)
 def test_a_kill_leaves_nothing_half(config, folder, moment):
     path, cache = f"file://{folder}", folder.parent / "cache"
     arguments = [sys.executable, "-c", DYING, path, str(cache), moment]
-    died = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    died = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True, timeout=180, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
     (left,) = [*cache.glob("tokenizers/.*.tmp"), *cache.glob("remote/.*.tmp")]
     settings = config(path=path, cache_dir=str(cache), tokenizer="sentencepiece")

@@ -17,6 +17,7 @@ from data.errors import DataError
 from launch import train
 from tests import tiny
 from train.console import Console
+from train.profile import ProfileSteps
 from train.records import RunError, read_metrics
 
 FILE = """
@@ -92,6 +93,18 @@ def test_a_run_learns_and_explains_itself(finished):
     )
 
 
+def test_every_second_of_a_run_has_a_name(finished):
+    folder, said = finished
+    records = [record for record in read_metrics(folder / "run") if "goodput" in record]
+    for record in records:
+        seconds = [value for name, value in record.items() if name.startswith("time/")]
+        assert record["goodput"] == pytest.approx(record["time/productive"] / sum(seconds))
+        assert record["recompiles"] == 0
+    last = records[-1]
+    assert last["time/compile"] > 0 and last["time/evaluation"] > 0 and last["time/checkpoint"] > 0
+    assert last["time/lost"] == 0 and re.search(r"goodput: \d+% \(.*compile .*\d programs compiled", said)
+
+
 def test_the_same_command_again_says_that_the_run_is_complete(finished, capsys):
     folder, _ = finished
     config = tiny.config(folder)
@@ -137,7 +150,10 @@ def test_more_steps_continue_a_complete_run(tmp_path, capsys):
     config.train.steps = 6
     assert train.run(config) == train.DONE
     config.train.steps = 12
-    assert train.run(config) == train.DONE
+    with pytest.raises(ValueError, match="steps:6-8: this run does steps 7 to 12"):
+        train.run(config, profile=ProfileSteps(6, 8))
+    assert train.run(config, profile=ProfileSteps(8, 9)) == train.DONE
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     said = capsys.readouterr().out
     assert "changed since the run began: train.steps: 6 -> 12" in said and "resuming after step 6" in said
     whole = tiny.config(tmp_path)
@@ -194,7 +210,7 @@ def start(config_file, *flags):
 
 def wait_for_step(process, folder, step):
     path = folder / "run" / "metrics.jsonl"
-    for _ in range(1200):
+    for _ in range(9000):  # 3 minutes: the machine may be busy
         if path.exists() and path.read_bytes().count(b'"loss"') >= step:
             return
         assert process.poll() is None, process.stdout.read()
@@ -221,19 +237,21 @@ def test_kill_9_and_ctrl_c_then_the_same_command_gives_the_unbroken_run(tmp_path
     process = start(files[broken])
     wait_for_step(process, broken, killed_at + 60)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=180)
     assert process.returncode == 75, said
     assert re.search(r"resuming after step (40|80|120|160|200|240)\b", said), said
     assert f"tessera train --config={files[broken]} --devices=1" in said
     stopped_at = int(re.search(r"stopped by SIGINT: step (\d+) is saved", said)[1])
 
     process = start(files[broken])
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=240)
     assert process.returncode == 0 and f"resuming after step {stopped_at}" in said, said
 
     process = start(files[whole])
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert_same_params(broken / "run", whole / "run")
     losses = [[r["loss"] for r in read_metrics(folder / "run")] for folder in (broken, whole)]
     assert len(losses[0]) == 300 and losses[0] == losses[1]
+    lost = [read_metrics(folder / "run")[-1]["time/lost"] for folder in (broken, whole)]
+    assert lost[0] > 0 == lost[1]  # what the killed process did behind its last checkpoint

@@ -189,7 +189,7 @@ run(pathlib.Path(folder))
 )
 def test_a_killed_build_goes_on_after_its_last_batch(tmp_path, small_batches, moment, number, again):
     arguments = [sys.executable, "-c", DYING, str(tmp_path / "s"), moment, str(number)]
-    died = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    died = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True, timeout=180, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert (tmp_path / "s").exists() == (moment == "after it has its name")
     tokenizer = Counting()

@@ -1,0 +1,112 @@
+"""Every second of a run has one name, what a kill cost is counted, and nothing is compiled twice unnoticed."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from train.goodput import PHASES, Clock, Recompiled, breakdown, earlier_seconds
+
+
+class Time:
+    """A clock that a test sets."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def passes(self, seconds):
+        self.now += seconds
+
+
+def test_phases_share_out_all_of_the_time():
+    time = Time()
+    clock = Clock(now=time)
+    time.passes(1)
+    with clock.phase("evaluation"):
+        time.passes(2)
+        with clock.phase("productive"):
+            time.passes(8)
+        time.passes(4)
+    time.passes(16)
+    read = clock.read()
+    seconds = {phase: read[f"time/{phase}"] for phase in PHASES}
+    assert seconds == dict.fromkeys(PHASES, 0.0) | {"other": 17, "evaluation": 6, "productive": 8}
+    assert read["goodput"] == 8 / 31
+
+
+def test_an_error_ends_its_phase():
+    time = Time()
+    clock = Clock(now=time)
+    with pytest.raises(KeyError), clock.phase("data"):
+        time.passes(1)
+        raise KeyError
+    time.passes(2)
+    assert clock.read()["time/data"] == 1 and clock.read()["time/other"] == 2
+
+
+def test_compiling_is_taken_out_of_the_phase_that_it_happens_in():
+    with Clock() as clock, clock.phase("evaluation"):
+        jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x).T)(jnp.ones((3, 5)))
+    read = clock.read()
+    assert read["compiles"] >= 1 and read["recompiles"] == 0
+    assert read["time/compile"] > 0 and read["time/evaluation"] >= 0
+
+
+def test_a_phase_that_compiles_again_warns_with_the_name_of_the_program():
+    @jax.jit
+    def scored(x):
+        return x * 3 + 1
+
+    with Clock() as clock:
+        for shape in ((2, 7), (2, 7)):
+            with clock.phase("evaluation"):
+                scored(jnp.zeros(shape))
+        assert clock.recompiles == 0
+        other = jnp.zeros((3, 7))
+        with pytest.warns(Recompiled, match="evaluation compiled again: .*scored"), clock.phase("evaluation"):
+            scored(other)
+        assert clock.recompiles >= 1
+        assert "of them again" in breakdown(clock)
+    before = clock.compiles
+    scored(jnp.zeros((4, 7)))
+    assert clock.compiles == before  # nobody listens any more
+
+
+def record(step, productive, lost=0.0, **more):
+    return {
+        "step": step,
+        **{f"time/{p}": 0.0 for p in PHASES},
+        "time/productive": productive,
+        "time/lost": lost,
+        **more,
+    }
+
+
+def test_what_no_checkpoint_held_is_lost():
+    lines = [record(10, 20.0), {"step": 10, "eval/loss": 3.0}, record(20, 44.0), record(30, 70.0)]
+    kept = earlier_seconds(lines, 20)
+    assert (kept["productive"], kept["lost"]) == (44.0, 26.0)
+    between = earlier_seconds(lines, 25)  # no record there: the time of its neighbours
+    assert (between["productive"], between["lost"]) == (57.0, 13.0)
+    nothing = earlier_seconds(lines, 0)
+    assert (nothing["productive"], nothing["lost"]) == (0.0, 70.0)
+    assert earlier_seconds(lines, 30)["lost"] == 0.0
+    assert earlier_seconds([], 0) == {}
+
+
+def test_the_last_process_counts_where_an_earlier_one_got_further():
+    first = [record(10, 20.0), record(30, 70.0)]
+    second = [record(10, 20.0, 50.0), record(20, 35.0, 50.0)]  # it began at 10, and was killed at 20
+    kept = earlier_seconds([*first, *second], 15)
+    assert (kept["productive"], kept["lost"]) == (27.5, 57.5)
+
+
+def test_a_clock_carries_on():
+    time = Time()
+    clock = Clock({"productive": 30.0, "lost": 10.0}, now=time)
+    with clock.phase("productive"):
+        time.passes(60)
+    assert clock.read()["goodput"] == 0.9
+    assert breakdown(clock) == "90% (productive 1m30s, lost 10s), 0 programs compiled"

@@ -1,0 +1,60 @@
+"""A trace of some steps of a run: what each device and the host did when, for TensorBoard's profiler."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileSteps:
+    """Steps `first` to `last`, both included, counted from 1 as in the log."""
+
+    first: int
+    last: int
+
+    def check(self, done: int, steps: int) -> None:
+        """Raises ValueError where a run from step `done` to `steps` does not come by them."""
+        if not done < self.first <= self.last <= steps:
+            raise ValueError(
+                f"--profile=steps:{self.first}-{self.last}: this run does steps {done + 1} to {steps}; "
+                f"profile for example steps:{min(done + 3, steps)}-{min(done + 5, steps)}"
+            )
+
+
+def parse(text: str) -> ProfileSteps | None:
+    """ "steps:10-13" or "steps:10"; "" is none. Raises ValueError for anything else."""
+    if not text:
+        return None
+    found = re.fullmatch(r"steps:(\d+)(?:-(\d+))?", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2] or found[1]):
+        raise ValueError(f"--profile={text}: write steps:FIRST-LAST, such as steps:10-13")
+    return ProfileSteps(int(found[1]), int(found[2] or found[1]))
+
+
+class Profiler:
+    """Starts and ends the trace around the steps asked for; without any it does nothing."""
+
+    def __init__(self, folder: Path, steps: ProfileSteps | None, say: Callable[[str], None]) -> None:
+        self._folder, self._steps, self._say, self._tracing = folder, steps, say, False
+
+    def before(self, step: int) -> None:
+        """To be called when the devices have nothing to do before `step`, or nearly so."""
+        if self._steps and step == self._steps.first:
+            jax.profiler.start_trace(self._folder)
+            self._tracing = True
+
+    def after(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Ends the trace once the devices are done with the last step asked for."""
+        if self._tracing and self._steps and step == self._steps.last:
+            jax.block_until_ready(metrics)
+            self.stop()
+
+    def stop(self) -> None:
+        """Writes the trace, if one is on: a run that is stopped early keeps what it has."""
+        if self._tracing:
+            self._tracing = False
+            jax.profiler.stop_trace()
+            self._say(f"profile    {self._folder}: tensorboard --logdir={self._folder} (with its plugin `xprof`)")

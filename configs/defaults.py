@@ -126,6 +126,7 @@ def get_config() -> ConfigDict:
             "steps": 1000,
             "global_batch": 16,
             "microbatches": 1,
+            "loss_chunks": 1,
             "log_every": 10,
             "eval_every": 250,
             "eval_sequences": 320,

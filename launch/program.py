@@ -19,6 +19,7 @@ from launch.experiment import Experiment
 from launch.rows import objective_of
 from model import parameters
 from model.build import build
+from model.chunks import check_chunks
 from model.config import RECURRENT, ModelConfig
 from model.losses import LossFn, language_model_loss
 from model.sharding import mesh_axes
@@ -118,11 +119,14 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
     features = row_features(objective, experiment.data.packing)
     for shape, _ in features.values():
         check_length(mesh, rules, shape[0])
+    check_chunks(t.loss_chunks, features["inputs"][0][0], rules, dict(mesh.shape))
     config = _completed(experiment.model, tokenizer, o.name)
     model = build(config, rules)
     weights = parameters.weights(model)
     optimizer = make_optimizer(experiment.optimizer, weights)
-    loss_fn = language_model_loss(model, rules, label_smoothing=o.label_smoothing, z_loss=o.z_loss)
+    loss_fn = language_model_loss(
+        model, rules, label_smoothing=o.label_smoothing, z_loss=o.z_loss, chunks=t.loss_chunks
+    )
     step_fn = make_train_step(
         loss_fn,
         optimizer,

@@ -1,5 +1,6 @@
 """From logits to nats. Losses are sums with their weights: the mean is taken once, over the whole global batch."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from model.chunks import split, summed_in_chunks
 from model.sharding import ShardingRules, shards
-from model.transformer import apply
+from model.transformer import Output, apply
 
 Batch = Mapping[str, jax.Array]
 # Features of a batch that a network takes as they are, with the name of the argument.
@@ -65,27 +67,46 @@ def cross_entropy(
 
 
 def language_model_loss(
-    model: nn.Module, rules: ShardingRules | None = None, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+    model: nn.Module,
+    rules: ShardingRules | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    chunks: int = 1,
 ) -> LossFn:
     """The loss of any network that scores classes: of the next token, a hidden one, a text's or a token's label.
 
     A batch has `inputs` (B, T), `targets` and `weights` of the shape of the logits without their last axis, and what
     else the network reads (`INPUTS`). The key switches training on: it feeds dropout, and only then are targets
-    smoothed. None evaluates.
+    smoothed. None evaluates. With `chunks` above 1, the logits of so many parts of the tokens are made one after the
+    other (`model.chunks`): the same sum, with as much less memory.
     """
-    vocab = (rules or ShardingRules()).vocab
+    rules = rules or ShardingRules()
 
     def loss(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        logits, train = _logits(model, params, batch, key), key is not None
+        train = key is not None
+        entropy = functools.partial(
+            cross_entropy,
+            label_smoothing=label_smoothing if train else 0.0,
+            z_loss=z_loss if train else 0.0,
+            sharded_vocab=shards(rules.vocab, dict(jax.sharding.get_abstract_mesh().shape)) > 1,
+        )
+
+        def nats(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
+            return jnp.sum(entropy(logits, targets) * weights)
+
+        targets, weights = batch["targets"], batch["weights"]
+        if chunks == 1:
+            logits = _output(model, params, batch, key).logits
+            with jax.named_scope("loss"):
+                return Sums(nats(logits, targets, weights), jnp.sum(weights))
+        body, scores = split(model)
+        x_BTD = _output(body, params, batch, key).hidden_BTD
         with jax.named_scope("loss"):
-            nats = cross_entropy(
-                logits,
-                batch["targets"],
-                label_smoothing=label_smoothing if train else 0.0,
-                z_loss=z_loss if train else 0.0,
-                sharded_vocab=shards(vocab, dict(jax.sharding.get_abstract_mesh().shape)) > 1,
+            total = summed_in_chunks(
+                scores, nats, params, x_BTD, targets, weights, chunks=chunks, train=train, rules=rules
             )
-            return Sums(jnp.sum(nats * batch["weights"]), jnp.sum(batch["weights"]))
+            return Sums(total, jnp.sum(weights))
 
     return loss
 
@@ -97,16 +118,16 @@ def span_loss(model: nn.Module) -> LossFn:
     """
 
     def loss(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        logits_BT2 = _logits(model, params, batch, key)
+        logits_BT2 = _output(model, params, batch, key).logits
         nats_B2 = cross_entropy(jnp.swapaxes(logits_BT2, 1, 2), batch["targets"])
         return Sums(jnp.sum(jnp.mean(nats_B2, axis=1) * batch["weights"]), jnp.sum(batch["weights"]))
 
     return loss
 
 
-def _logits(model: nn.Module, params: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
+def _output(model: nn.Module, params: Any, batch: Batch, key: jax.Array | None) -> Output:
     if unknown := sorted(set(batch) - KNOWN):
         raise ValueError(f"the batch has {', '.join(unknown)}: a network reads {', '.join(sorted(KNOWN))}")
     options = {INPUTS[name]: array for name, array in batch.items() if name in INPUTS}
     rngs = None if key is None else {"dropout": key}
-    return apply(model, params, batch["inputs"], train=key is not None, rngs=rngs, **options).logits
+    return apply(model, params, batch["inputs"], train=key is not None, rngs=rngs, **options)

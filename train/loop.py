@@ -23,6 +23,7 @@ class TrainConfig:
     steps: int  # updates in all
     global_batch: int  # sequences per update, over all devices and microbatches
     microbatches: int  # parts that a batch is computed in, one after the other
+    loss_chunks: int  # parts of the tokens that the logits and their loss are computed in; 1 = all at once
     log_every: int  # steps between two records
     eval_every: int  # steps between two evaluations; 0 = only at the end
     eval_sequences: int  # sequences of the held-out text, evenly spaced, always the same; 0 = all of it
@@ -33,7 +34,15 @@ class TrainConfig:
     max_skipped: int  # updates in a row with a loss or gradient that is not finite, before the run stops
 
     def __post_init__(self) -> None:
-        for field in ("steps", "global_batch", "microbatches", "log_every", "sample_tokens", "max_skipped"):
+        for field in (
+            "steps",
+            "global_batch",
+            "microbatches",
+            "loss_chunks",
+            "log_every",
+            "sample_tokens",
+            "max_skipped",
+        ):
             if getattr(self, field) < 1:
                 raise ValueError(f"train.{field} is {getattr(self, field)}: it must be at least 1")
         for field in ("eval_every", "eval_sequences", "sample_every", "sample_temperature"):

@@ -26,7 +26,7 @@ HARMLESS_TRAIN = (
     "sample_prompts",
     "sample_tokens",
 )
-HARMLESS_TRAIN += ("sample_temperature", "max_skipped", "microbatches")
+HARMLESS_TRAIN += ("sample_temperature", "max_skipped", "microbatches", "loss_chunks")
 HARMLESS_MODEL = ("attention_impl", "remat", "scan_unroll")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy", "tessera-lm")
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from model import parameters
 from model.parameters import Params, Weight
@@ -31,7 +31,7 @@ def init_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: 
 
 
 def abstract_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, rules: ShardingRules, mesh: Mesh
+    model: nn.Module, optimizer: optax.GradientTransformation, rules: ShardingRules, mesh: Mesh | AbstractMesh
 ) -> State:
     """Shapes, types and shardings of the state, without its memory."""
     shapes = jax.eval_shape(lambda: init_state(model, optimizer, jnp.uint32(0)))
@@ -44,7 +44,7 @@ def abstract_state(
     return jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), shapes, placed)
 
 
-def _optimizer_shardings(opt_state: Any, weights: Params, rules: ShardingRules, mesh: Mesh) -> Any:
+def _optimizer_shardings(opt_state: Any, weights: Params, rules: ShardingRules, mesh: Mesh | AbstractMesh) -> Any:
     """Each statistic of a weight lies where the weight does: found by its path, which ends in the weight's."""
     by_path = {path: weight for path, weight in jax.tree_util.tree_leaves_with_path(weights)}
 

@@ -26,7 +26,7 @@ def array_svg(laid: Laid) -> str:
     # A stack that the mesh cuts stands side by side, a group of layers each; one that it does not is drawn as depth.
     groups = list(_bands([axis for cut in laid.cuts[:layers] for axis in cut], laid.mesh))
     height, width = _extent(shape, rows)
-    tall, wide, depth = height / len(down), width / len(across), 2 * SHEET * (stacked and laid.shape[0] > 1)
+    tall, wide, depth = height / len(down), width / len(across), 2 * SHEET * (laid.shape[:layers] > (1,))
     drawn = []
     for number, group in enumerate(groups):
         left = number * (width + depth + 2 * SHEET)

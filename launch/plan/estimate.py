@@ -1,0 +1,156 @@
+"""Bytes of one device and seconds of one step from shapes alone: what to try first, before a compiler has the say.
+
+State and batch are exact. The rest is a model of what XLA keeps, good to some tens of percent: it ranks, and says by
+how much a change would help; it does not promise that something fits.
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from data.rows import row_features
+from data.tokenizers.tokenizer import CharTokenizer
+from launch.experiment import Experiment
+from launch.plan.layout import Laid, abstract_mesh, lay_weights
+from launch.rows import objective_of
+from model import parameters
+from model.build import build
+from model.config import ModelConfig, flops_per_sequence
+from model.sharding import ShardingRules, shards
+from train.optimizers import make_optimizer
+from train.state import abstract_state
+
+KINDS = ("parameters", "optimizer", "batch", "gradients", "activations", "logits", "gathered weights")
+
+
+def held_bytes(experiment: Experiment, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Bytes of one device by kind (KINDS), for a network whose vocabulary is known (`model.vocab_size`).
+
+    Exact are parameters, optimizer (its step included) and batch: what the step takes as arguments. Gradients are one
+    for each parameter, twice where microbatches are summed. Activations are what the backward pass needs of all layers
+    plus what it makes again of one; logits are the scores and their gradient in f32 and what the network put out.
+
+    Raises:
+        ValueError: a weight that the mesh cannot cut.
+    """
+    model, rules = experiment.model.resolved(), experiment.rules
+    state = _state(experiment, model, sizes)
+    laid = lay_weights(parameters.weights(build(model, rules)), rules, sizes)
+    tokens, rows = _tokens(experiment, model, sizes)
+    number, width = _itemsize(model.compute_dtype), shards(rules.vocab, dict(sizes))
+    has_logits = model.head in ("lm", "masked_lm", "pretraining")
+    scores = tokens * math.ceil(model.vocab_size / width) if has_logits else 0
+    kept, made_again = _activations(model, rules, sizes, rows)
+    summed = 4 * sum(math.prod(one.tile_shape) for one in laid) if experiment.train.microbatches > 1 else 0
+    return {
+        **state,
+        "batch": _batch_bytes(experiment, sizes),
+        "gradients": state["parameters"] + summed,
+        "activations": round(tokens * ((model.num_layers + model.num_encoder_layers) * kept + made_again)),
+        "logits": scores * (8 + number),
+        "gathered weights": _gathered(laid, number),
+    }
+
+
+def step_work(experiment: Experiment, sizes: Mapping[str, int]) -> tuple[float, dict[str, int]]:
+    """FLOPs of one step on one device, recomputation included; and the bytes it exchanges along each mesh axis.
+
+    `model.vocab_size` is known, as in `held_bytes`.
+
+    Bytes are what a device sends (and receives) when every exchange goes round a ring: (n - 1) / n of an all-gather or
+    reduce-scatter, twice that of an all-reduce.
+    """
+    model, rules, t = experiment.model.resolved(), experiment.rules, experiment.train
+    again = {"none": 1.0, "full": 4 / 3}.get(model.remat, 1.1)
+    source = model.max_length if model.architecture == "encoder_decoder" else 0
+    flops = again * t.global_batch * flops_per_sequence(model, model.max_length, source) / math.prod(sizes.values())
+    tokens, _ = _tokens(experiment, model, sizes)
+    number = _itemsize(model.compute_dtype)
+    sent = dict.fromkeys(sizes, 0.0)
+    for laid in lay_weights(parameters.weights(build(model, rules)), rules, sizes):
+        tile = math.prod(laid.tile_shape)
+        cut = {axis for axes in laid.cuts for axis in axes}
+        for axis, size in sizes.items():
+            along = shards(rules.batch, {**dict.fromkeys(sizes, 1), axis: size})
+            if size > 1 and along > 1 and axis in cut and axis not in ("expert", "stage"):
+                # Gathered for the forward and again for the backward pass, its gradient scattered, each microbatch.
+                sent[axis] += (size - 1) * tile * t.microbatches * (2 * number + 4)
+            elif size > 1 and axis not in cut and axis != "tensor":
+                sent[axis] += 2 * (size - 1) / size * tile * 4  # copies: their gradients are summed once a step
+    layers = model.num_layers + model.num_encoder_layers
+    residual = tokens * t.microbatches * model.embed_dim * number
+    if (n := sizes["tensor"]) > 1:
+        sent["tensor"] += 2 * (n - 1) / n * 4 * layers * residual  # two sums a layer, forward and backward
+    if (n := sizes["context"]) > 1:
+        keys = residual * model.num_kv_heads * model.head_dim / model.embed_dim
+        sent["context"] += (n - 1) * layers * 2 * 3 * keys  # keys and values go round, back with their gradients
+    return flops, {axis: round(count) for axis, count in sent.items() if count}
+
+
+def _state(experiment: Experiment, model: ModelConfig, sizes: Mapping[str, int]) -> dict[str, int]:
+    mesh = abstract_mesh(sizes)
+    with jax.sharding.use_abstract_mesh(mesh):
+        network = build(model, experiment.rules)
+        optimizer = make_optimizer(experiment.optimizer, parameters.weights(network))
+        target = abstract_state(network, optimizer, experiment.rules, mesh)
+    params = sum(map(_device_bytes, jax.tree.leaves(target.params)))
+    return {"parameters": params, "optimizer": sum(map(_device_bytes, jax.tree.leaves(target))) - params}
+
+
+def _device_bytes(leaf: jax.ShapeDtypeStruct) -> int:
+    shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
+    return math.prod(shape) * leaf.dtype.itemsize
+
+
+def _tokens(experiment: Experiment, model: ModelConfig, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """Tokens of one device in one microbatch, and rows of it."""
+    parts = shards(experiment.rules.batch, dict(sizes))
+    rows = math.ceil(experiment.train.global_batch / experiment.train.microbatches / parts)
+    return rows * math.ceil(model.max_length / shards(experiment.rules.length, dict(sizes))), rows
+
+
+def _activations(model: ModelConfig, rules: ShardingRules, sizes: Mapping[str, int], rows: int) -> tuple[float, float]:
+    """Bytes a token and layer: kept for the backward pass, and made again by it for the layer it is at."""
+    number = _itemsize(model.compute_dtype)
+    if not model.attends:
+        return 6.0 * model.embed_dim * number, 0.0
+    residual = model.embed_dim / shards(rules.residual, dict(sizes))
+    heads = model.num_heads / shards(rules.heads, dict(sizes))
+    groups = model.num_kv_heads / shards(rules.kv_heads, dict(sizes))
+    hidden = model.mlp_dim / shards(rules.mlp, dict(sizes)) * (2 if model.gated else 1)
+    products = (heads + 2 * groups) * model.head_dim + 2 * residual + hidden  # of weights: what "dots" keeps
+    # Between them: two norms in f32, the attended values, the activated hidden layer.
+    between = 2 * residual * 4 / number + heads * model.head_dim + 2 * hidden
+    scores = heads * model.max_length * 2  # of a token with all others, and their softmax
+    everything = number * (residual + products + between + scores)
+    kept = {"none": everything, "full": number * residual}.get(model.remat, number * (residual + products))
+    return kept, everything - kept
+
+
+def _gathered(laid: list[Laid], number: int) -> int:
+    """The largest layer whole along the axes that only store it apart, twice: one in use, the next on its way."""
+    layer, tables = 0.0, 0.0
+    for one in laid:
+        cut = {axis: one.mesh[axis] for axes in one.cuts for axis in axes}
+        if "fsdp" not in cut:
+            continue
+        whole = math.prod(one.shape) / math.prod(size for axis, size in cut.items() if axis != "fsdp") * number
+        if one.axes[0] == "layers":
+            layer += whole / one.shape[0] * cut.get("stage", 1)
+        else:
+            tables = max(tables, whole)
+    return round(2 * layer + tables)
+
+
+def _batch_bytes(experiment: Experiment, sizes: Mapping[str, int]) -> int:
+    rules, tokenizer = experiment.rules, CharTokenizer("a")  # shapes of rows do not depend on the tokeniser
+    features = row_features(objective_of(experiment, tokenizer)[1], experiment.data.packing)
+    rows = experiment.train.global_batch // shards(rules.batch, dict(sizes))
+    length = shards(rules.length, dict(sizes))
+    return sum(rows * math.prod(shape) // length * np.dtype(kind).itemsize for shape, kind in features.values())
+
+
+def _itemsize(name: str) -> int:
+    return {"bfloat16": 2, "float32": 4}[name]

@@ -123,7 +123,7 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
     config = _completed(experiment.model, tokenizer, o.name)
     model = build(config, rules)
     weights = parameters.weights(model)
-    optimizer = make_optimizer(experiment.optimizer, weights)
+    optimizer = make_optimizer(experiment.optimizer, weights, rules)
     loss_fn = language_model_loss(
         model, rules, label_smoothing=o.label_smoothing, z_loss=o.z_loss, chunks=t.loss_chunks
     )

@@ -1,13 +1,17 @@
-"""Optimisers and learning-rate schedules by name, all from Optax."""
+"""Optimisers and learning-rate schedules by name, from Optax and `train.muon`."""
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-OPTIMIZERS = ("adamw", "sgd", "adafactor", "lion")
+from model.sharding import ShardingRules
+from train.muon import matrices, orthogonalize
+
+OPTIMIZERS = ("adamw", "sgd", "adafactor", "lion", "muon")
 SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt", "wsd")
 DECAYED_ROLES = ("kernel", "embedding")  # biases and norm scales are not pulled to zero
 
@@ -20,7 +24,7 @@ class OptimizerConfig:
         ValueError: an unknown name, or a number outside its range.
     """
 
-    name: str  # adamw | sgd | adafactor | lion
+    name: str  # adamw | sgd | adafactor | lion | muon (hidden matrices; AdamW for the rest)
     peak_lr: float  # highest learning rate
     schedule: str  # constant | cosine | linear | inverse_sqrt | wsd (warmup, stable, decay)
     warmup_steps: int  # linear up to peak_lr
@@ -29,6 +33,7 @@ class OptimizerConfig:
     b1: float  # momentum of SGD and Lion, first moment of AdamW; Adafactor has none
     b2: float  # second moment of AdamW, and of Lion's average
     epsilon: float  # of AdamW, outside the root
+    muon_momentum: float  # of Muon's matrices; b1, b2 and epsilon are then those of the rest
     weight_decay: float  # of kernels and embeddings, times the learning rate
     clip_norm: float  # largest global gradient norm; 0 = no clipping
 
@@ -36,7 +41,7 @@ class OptimizerConfig:
         for field, allowed in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"optimizer.{field} is {getattr(self, field)!r}: use one of {', '.join(allowed)}")
-        for field in ("b1", "b2"):
+        for field in ("b1", "b2", "muon_momentum"):
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise ValueError(f"optimizer.{field} is {getattr(self, field)}: it must be at least 0 and below 1")
         for field in ("final_lr_fraction", "decay_fraction"):
@@ -87,10 +92,10 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, main], [c.warmup_steps]) if c.warmup_steps else main
 
 
-def make_optimizer(config: OptimizerConfig, weights: Any) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, weights: Any, rules: ShardingRules) -> optax.GradientTransformation:
     """The direction of an update: the step clips before it and multiplies by minus the learning rate after it.
 
-    `weights` is the tree of declared `Weight`s: what decays goes by their role.
+    `weights` is the tree of declared `Weight`s, laid out by `rules`: what decays goes by their role.
     """
     c = config
     scale = {
@@ -99,6 +104,16 @@ def make_optimizer(config: OptimizerConfig, weights: Any) -> optax.GradientTrans
         "sgd": lambda: optax.trace(c.b1) if c.b1 else optax.identity(),
         # Shazeer & Stern 2018, without the relative step: the schedule is ours.
         "adafactor": lambda: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
+        "muon": lambda: _muon(c, weights, rules),
     }[c.name]()
     decayed = jax.tree.map(lambda weight: weight.role in DECAYED_ROLES, weights)
     return optax.chain(scale, optax.add_decayed_weights(c.weight_decay, mask=decayed))
+
+
+def _muon(c: OptimizerConfig, weights: Any, rules: ShardingRules) -> optax.GradientTransformation:
+    """Nesterov momentum made orthogonal for hidden matrices; AdamW for embeddings, outputs, norms and biases."""
+    parts: dict[Hashable, optax.GradientTransformation] = {
+        "muon": optax.chain(optax.trace(c.muon_momentum, nesterov=True), orthogonalize(weights, rules)),
+        "adamw": optax.scale_by_adam(c.b1, c.b2, c.epsilon),
+    }
+    return optax.partition(parts, jax.tree.map(lambda w: "muon" if matrices(w, rules) else "adamw", weights))

@@ -22,13 +22,13 @@ RULES = ShardingRules()
 def target(mesh, config=tiny.GPT, optimizer=tiny.OPTIMIZER):
     model = build(config)
     with jax.set_mesh(mesh):
-        return abstract_state(model, make_optimizer(optimizer, parameters.weights(model)), RULES, mesh)
+        return abstract_state(model, make_optimizer(optimizer, parameters.weights(model), RULES), RULES, mesh)
 
 
 def fresh(mesh, config=tiny.GPT):
     model = build(config)
     with jax.set_mesh(mesh):
-        made = make_optimizer(tiny.OPTIMIZER, parameters.weights(model))
+        made = make_optimizer(tiny.OPTIMIZER, parameters.weights(model), RULES)
         shardings = jax.tree.map(lambda x: x.sharding, target(mesh, config))
         return jax.jit(lambda: init_state(model, made, jnp.uint32(7)), out_shardings=shardings)()
 

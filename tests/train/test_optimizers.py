@@ -9,6 +9,7 @@ import pytest
 
 from model import parameters
 from model.build import build
+from model.sharding import ShardingRules
 from tests import tiny
 from train.optimizers import make_optimizer, make_schedule
 
@@ -45,7 +46,7 @@ def test_phases_that_do_not_fit(schedule, steps):
 def test_weight_decay_goes_by_role():
     weights = parameters.weights(build(tiny.GPT))
     params = jax.tree.map(lambda w: jnp.ones(w.shape), weights)
-    optimizer = make_optimizer(dataclasses.replace(C, name="sgd", weight_decay=0.5), weights)
+    optimizer = make_optimizer(dataclasses.replace(C, name="sgd", weight_decay=0.5), weights, ShardingRules())
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     pulled = jax.tree.map(lambda w, u: (w.role, bool(jnp.all(u == 0.5)), bool(jnp.all(u == 0))), weights, updates)
     for role, decayed, untouched in jax.tree.leaves(pulled, is_leaf=lambda x: isinstance(x, tuple)):
@@ -56,7 +57,7 @@ def test_adamw_is_loshchilov_and_hutters():
     """Two updates of one number, by hand (Loshchilov & Hutter 2019, algorithm 2)."""
     c = dataclasses.replace(C, name="adamw", b1=0.9, b2=0.99, epsilon=1e-8, weight_decay=0.1)
     weights = {"kernel": parameters.Weight((1,), jnp.dtype("float32"), ("embed",), "kernel")}
-    optimizer = make_optimizer(c, weights)
+    optimizer = make_optimizer(c, weights, ShardingRules())
     x, m, v = 2.0, 0.0, 0.0
     params = {"kernel": jnp.asarray([x])}
     state = optimizer.init(params)

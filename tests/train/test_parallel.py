@@ -26,7 +26,7 @@ def trained(config, mesh, rules=None, *, optimizer=tiny.OPTIMIZER, microbatches=
     rules = rules or ShardingRules()
     with jax.set_mesh(mesh):
         model = build(config, rules)
-        made = make_optimizer(optimizer, parameters.weights(model))
+        made = make_optimizer(optimizer, parameters.weights(model), rules)
         target = abstract_state(model, made, rules, mesh)
         shardings = jax.tree.map(lambda x: x.sharding, target)
         state = jax.jit(lambda seed: init_state(model, made, seed), out_shardings=shardings)(jnp.uint32(0))

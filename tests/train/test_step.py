@@ -28,7 +28,7 @@ def one_device():
 def made(**changes):
     c = dataclasses.replace(tiny.OPTIMIZER, **changes)
     model = build(tiny.GPT)
-    optimizer = make_optimizer(c, parameters.weights(model))
+    optimizer = make_optimizer(c, parameters.weights(model), RULES)
     step = make_train_step(
         language_model_loss(model),
         optimizer,
@@ -120,7 +120,7 @@ def test_bf16_parameters_keep_their_type_and_f32_statistics_step_after_step():
     for name in ("adamw", "lion", "sgd", "adafactor"):
         c = dataclasses.replace(tiny.OPTIMIZER, name=name)
         model = build(dataclasses.replace(tiny.GPT, param_dtype="bfloat16"))
-        optimizer = make_optimizer(c, parameters.weights(model))
+        optimizer = make_optimizer(c, parameters.weights(model), RULES)
         step = make_train_step(
             language_model_loss(model), optimizer, make_schedule(c, 20), RULES, microbatches=1, clip_norm=1.0, seed=0
         )

@@ -93,7 +93,7 @@ def _state(experiment: Experiment, model: ModelConfig, sizes: Mapping[str, int])
     mesh = abstract_mesh(sizes)
     with jax.sharding.use_abstract_mesh(mesh):
         network = build(model, experiment.rules)
-        optimizer = make_optimizer(experiment.optimizer, parameters.weights(network))
+        optimizer = make_optimizer(experiment.optimizer, parameters.weights(network), experiment.rules)
         target = abstract_state(network, optimizer, experiment.rules, mesh)
     params = sum(map(_device_bytes, jax.tree.leaves(target.params)))
     return {"parameters": params, "optimizer": sum(map(_device_bytes, jax.tree.leaves(target))) - params}

@@ -20,10 +20,10 @@ class BatchLoader:
 
     Example i of the run is row i of an endless sequence of permutations, one an epoch, drawn by `seed`; in a mixture, i
     tells the part and the place in that part's own sequence. What the objective draws for it is a function of `seed`
-    and i. Row r of the global batch of `step` is example step * global_batch + r. Process p of P holds rows p*B/P to
-    (p+1)*B/P. Nothing is remembered between calls.
+    and i. Row r of the global batch of `step` is example step * global_batch + r, whoever reads it. Nothing is
+    remembered between calls.
 
-    Raises DataError for a global_batch that the processes cannot share evenly or that an epoch cannot fill.
+    Raises DataError for a global_batch that an epoch cannot fill, and for local rows that are not of it.
     """
 
     def __init__(
@@ -33,28 +33,24 @@ class BatchLoader:
         global_batch: int,
         seed: int,
         curriculum: str = "",
-        process_index: int = 0,
-        process_count: int = 1,
+        local_rows: Sequence[int] | None = None,
         prefetch: int = 2,
         workers: int = 0,
     ):
         """Args:
         global_batch: rows of all processes.
         curriculum: "", "length" or "score": what the first epoch is sorted by, see `data.order.Order`.
+        local_rows: those of the global batch that this process reads, in rising order; None: all.
         prefetch: batches that `iterate` keeps ready, each worker for itself.
         workers: processes in which `iterate` prepares batches; 0: a thread of this one.
         """
-        _require_positive(global_batch=global_batch, process_count=process_count)
+        _require_positive(global_batch=global_batch)
         for name, value in (("prefetch", prefetch), ("workers", workers)):
             if value < 0:
                 raise DataError(f"{name} {value} is negative: use 0 for none")
-        if not 0 <= process_index < process_count:
-            raise DataError(f"process_index {process_index} is not one of {process_count} processes (0 is the first)")
-        if global_batch % process_count:
-            raise DataError(
-                f"global_batch {global_batch} is not divisible by {process_count} processes: "
-                f"use {_nearest_multiples(global_batch, process_count)}"
-            )
+        local = np.arange(global_batch) if local_rows is None else np.asarray(local_rows, np.int64)
+        if not len(local) or local[0] < 0 or local[-1] >= global_batch or (np.diff(local) < 1).any():
+            raise DataError(f"local_rows {local.tolist()} are not rising numbers of rows from 0 to {global_batch - 1}")
         self._mixture = rows if isinstance(rows, Mixture) else None
         if isinstance(rows, Mixture):
             rows.check_batch(global_batch, seed)
@@ -65,8 +61,7 @@ class BatchLoader:
         self._parts = list(parts.values())
         self._orders = [Order(part, seed, name, curriculum) for name, part in parts.items()]
         self._global_batch = global_batch
-        self._rows = global_batch // process_count
-        self._first_row = process_index * self._rows
+        self._local_rows = local
         self._prefetch, self._workers = prefetch, workers
         self._key = hashed(f"objective {seed}", 16)
 
@@ -74,12 +69,11 @@ class BatchLoader:
         """This process's rows of the global batch of `step` (0, 1, ...): each array of the objective, rows first."""
         if step < 0:
             raise DataError(f"step {step} is negative: the first batch is that of step 0")
-        first = step * self._global_batch + self._first_row
-        indices_B = np.arange(first, first + self._rows)
+        indices_B = step * self._global_batch + self._local_rows
         if self._mixture is None:
             return self._read(0, indices_B, indices_B)
         part_B, number_B = self._mixture.locate(indices_B)
-        batch = _empty(self._parts[0], self._rows)
+        batch = _empty(self._parts[0], len(indices_B))
         for part in np.unique(part_B).tolist():
             at = np.flatnonzero(part_B == part)
             for name, values in self._read(part, number_B[at], indices_B[at]).items():
@@ -177,11 +171,6 @@ def _check_enough(rows: Rows, global_batch: int) -> None:
     raise DataError(
         f"an epoch has {found} row(s) of {length}, fewer than global_batch {global_batch}: use {', or '.join(ways)}"
     )
-
-
-def _nearest_multiples(number: int, divisor: int) -> str:
-    below = number // divisor * divisor
-    return f"{below} or {below + divisor}" if below else f"{divisor}"
 
 
 def _require_positive(**values: int) -> None:

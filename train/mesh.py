@@ -96,6 +96,31 @@ def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:
     return NamedSharding(mesh, rules.spec("batch", "length"))
 
 
-def place_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """Global arrays from the rows that this process has read."""
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+def local_rows(sharding: NamedSharding, global_batch: int) -> np.ndarray:
+    """The rows of a batch that the devices of this process hold, int64, rising.
+
+    They follow from the mesh alone: processes along `tensor` or `context` hold the same rows, and those of a process
+    may lie apart.
+    """
+    held = np.zeros(global_batch, bool)
+    # Any length that all axes together divide will do: only rows are asked for.
+    for index in sharding.addressable_devices_indices_map((global_batch, sharding.mesh.size)).values():
+        held[index[0]] = True
+    return np.flatnonzero(held)
+
+
+def place_batch(
+    batch: Mapping[str, np.ndarray], sharding: NamedSharding, global_batch: int | None = None
+) -> dict[str, jax.Array]:
+    """Global arrays from rows in the memory of this process: all of them, or its `local_rows` of a `global_batch`."""
+    count = global_batch or len(next(iter(batch.values())))
+    held = local_rows(sharding, count) if global_batch else np.arange(count)
+
+    def place(values: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            first, end, _ = index[0].indices(count)
+            return values[(slice(*np.searchsorted(held, (first, end))), *index[1:])]
+
+        return jax.make_array_from_callback((count, *values.shape[1:]), sharding, part)
+
+    return {name: place(values) for name, values in batch.items()}

@@ -27,6 +27,11 @@ def noisy_loader(store, seed=0, objective=UL2(16, 0, 1, tuple(range(9)), 0), **o
     return BatchLoader(store_rows(store, objective), global_batch=8, seed=seed, **options)
 
 
+def share(process, count, global_batch=8):
+    """The rows of one of `count` processes that cut a batch into equal parts."""
+    return range(process * global_batch // count, (process + 1) * global_batch // count)
+
+
 def same(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
@@ -101,14 +106,19 @@ def test_seeds_share_no_epoch(counting_store):
 def test_batches_do_not_depend_on_the_number_of_processes(counting_store, process_count):
     store = counting_store(101)
     whole = loader(store, global_batch=8)
-    parts = [
-        loader(store, global_batch=8, process_index=index, process_count=process_count)
-        for index in range(process_count)
-    ]
+    parts = [loader(store, global_batch=8, local_rows=share(index, process_count)) for index in range(process_count)]
     for step in (0, 2, 3, 50):
         rows = [blocks(part.batch(step)) for part in parts]
         assert {len(of_process) for of_process in rows} == {8 // process_count}
         assert list(itertools.chain(*rows)) == blocks(whole.batch(step))
+
+
+def test_rows_of_a_process_may_lie_apart_and_may_be_those_of_another(counting_store):
+    """Rows on a mesh whose outer axis is within a process, and on one whose processes hold the same rows."""
+    store = counting_store(101)
+    whole = blocks(loader(store, global_batch=8).batch(3))
+    for rows in ((0, 1, 4, 5), (2, 3, 6, 7), (2, 3, 6, 7)):
+        assert blocks(loader(store, global_batch=8, local_rows=rows).batch(3)) == [whole[row] for row in rows]
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 3])
@@ -148,7 +158,7 @@ MASKED = MaskedLM(16, 60_003, 60_001, np.arange(2**16) < 60_000, 60_002, 60_002)
 def test_packed_batches_do_not_depend_on_the_number_of_processes(documents, objective, packing):
     rows = packed_rows(documents, objective, packing)
     whole = BatchLoader(rows, global_batch=8, seed=0)
-    parts = [BatchLoader(rows, global_batch=8, seed=0, process_index=index, process_count=4) for index in range(4)]
+    parts = [BatchLoader(rows, global_batch=8, seed=0, local_rows=share(index, 4)) for index in range(4)]
     for step in (0, 9):
         made = [part.batch(step) for part in parts]
         assert same({name: np.concatenate([rows[name] for rows in made]) for name in made[0]}, whole.batch(step))
@@ -213,9 +223,10 @@ def test_epochs_are_counted_in_blocks(counting_store):
             r"5 row\(s\) of 4, fewer than global_batch 6: use global_batch 5 or less, or a max_length of about 2",
         ),
         (4, {}, r"1 row\(s\) of 4, fewer than global_batch 6: use global_batch 1 or less, or more text"),
-        (45, {"process_count": 4}, r"global_batch 6 is not divisible by 4 processes: use 4 or 8"),
-        (45, {"process_count": 8}, r"global_batch 6 is not divisible by 8 processes: use 8"),
-        (45, {"process_count": 2, "process_index": 2}, r"process_index 2 is not one of 2 processes"),
+        (45, {"local_rows": (4, 5, 6)}, r"local_rows \[4, 5, 6\] are not rising numbers of rows from 0 to 5"),
+        (45, {"local_rows": (-1, 0)}, r"local_rows \[-1, 0\] are not rising numbers"),
+        (45, {"local_rows": (1, 1)}, r"local_rows \[1, 1\] are not rising numbers"),
+        (45, {"local_rows": ()}, r"local_rows \[\] are not rising numbers"),
         (45, {"global_batch": 0}, r"global_batch 0 must be 1 or more"),
         (45, {"length": 0}, r"length 0 must be 1 or more"),
         (45, {"prefetch": -1}, r"prefetch -1 is negative"),
@@ -246,7 +257,7 @@ def test_negative_steps_are_refused(counting_store):
 def test_noise_does_not_depend_on_the_number_of_processes(counting_store, process_count):
     store = counting_store(301)
     whole = noisy_loader(store)
-    parts = [noisy_loader(store, process_index=i, process_count=process_count) for i in range(process_count)]
+    parts = [noisy_loader(store, local_rows=share(i, process_count)) for i in range(process_count)]
     for step in (0, 1, 7):
         rows = [part.batch(step) for part in parts]
         assert same({name: np.concatenate([row[name] for row in rows]) for name in rows[0]}, whole.batch(step))

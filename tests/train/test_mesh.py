@@ -8,7 +8,7 @@ import pytest
 
 from model.sharding import ShardingRules
 from tests import tiny
-from train.mesh import MeshConfig, batch_sharding, check_batch, check_length, make_mesh, place_batch
+from train.mesh import MeshConfig, batch_sharding, check_batch, check_length, local_rows, make_mesh, place_batch
 
 
 def test_minus_one_is_the_rest_of_the_devices():
@@ -59,3 +59,11 @@ def test_a_placed_batch_is_cut_by_rows():
     placed = place_batch({"inputs": rows}, batch_sharding(mesh, ShardingRules()))["inputs"]
     assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
     np.testing.assert_array_equal(jax.device_get(placed), rows)
+
+
+def test_rows_of_one_process_are_all_rows():
+    for axes in ({"data": 4}, {"tensor": 4}, {"fsdp": 2, "tensor": 2}):
+        sharding = batch_sharding(tiny.mesh(**axes), ShardingRules())
+        assert local_rows(sharding, 8).tolist() == list(range(8))
+        rows = np.arange(8 * 4).reshape(8, 4)
+        np.testing.assert_array_equal(jax.device_get(place_batch({"x": rows}, sharding, 8)["x"]), rows)

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 
 from launch.program import Program
-from train.console import Console, parameter_rows, peak_flops, size
+from train.chips import peak_flops
+from train.console import Console, parameter_rows, size
 from train.meter import Rates
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -58,26 +58,29 @@ class Program:
 
     def compile(self) -> tuple[Any, float]:
         """The training step for these very shapes and shardings, its state donated; and the seconds it took."""
-        placed, rows = self.batch_sharding, self.global_batch
-        features = self.features.items()
-        batch = {name: jax.ShapeDtypeStruct((rows, *shape), kind, sharding=placed) for name, (shape, kind) in features}
         shardings = jax.tree.map(lambda x: x.sharding, self.target)
         # Without out_shardings the compiler may replicate what it returns.
         out = (shardings, NamedSharding(self.mesh, PartitionSpec()))
         began = time.perf_counter()
-        jitted = jax.jit(self.step_fn, in_shardings=(shardings, placed), out_shardings=out, donate_argnums=0)
-        return jitted.lower(self.target, batch).compile(), time.perf_counter() - began
+        placed = (shardings, self.batch_sharding)
+        jitted = jax.jit(self.step_fn, in_shardings=placed, out_shardings=out, donate_argnums=0)
+        return jitted.lower(self.target, self.abstract_batch()).compile(), time.perf_counter() - began
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, types and shardings of a global batch."""
+        rows, placed, features = self.global_batch, self.batch_sharding, self.features.items()
+        return {name: jax.ShapeDtypeStruct((rows, *shape), kind, sharding=placed) for name, (shape, kind) in features}
 
 
-def check(experiment: Experiment) -> Mesh:
-    """All that can be checked before there is data; the mesh.
+def check(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:
+    """All that can be checked before there is data; the mesh, of `devices` or of all that there are.
 
     Raises:
         ValueError: sizes that the devices, the mesh or the number of steps do not fit.
     """
     if jax.process_count() > 1:
         raise ValueError(f"{jax.process_count()} processes: so far one process, with all its local devices, trains")
-    mesh, rules = make_mesh(experiment.mesh), experiment.rules
+    mesh, rules = make_mesh(experiment.mesh, devices), experiment.rules
     used = {axis for field in dataclasses.fields(rules) for axis in mesh_axes(getattr(rules, field.name))}
     for axis, size in mesh.shape.items():
         if size > 1 and axis not in used:
@@ -98,17 +101,18 @@ def check(experiment: Experiment) -> Mesh:
     return mesh
 
 
-def assemble(experiment: Experiment, tokenizer: Tokenizer) -> Program:
+def assemble(experiment: Experiment, tokenizer: Tokenizer, devices: Sequence[Any] | None = None) -> Program:
     """Puts network, loss, optimiser and mesh together; computes nothing yet.
 
     Args:
         tokenizer: the corpus's. It gets the special ids that the objective needs, behind its own ids. The embedding
             has a row for each id, or more where the config says so.
+        devices: of the mesh; without them all that there are. They need not be there: a plan only compiles for them.
 
     Raises:
         ValueError: weights or rows that the mesh cannot cut, or an embedding with fewer rows than there are ids.
     """
-    mesh = check(experiment)
+    mesh = check(experiment, devices)
     with jax.set_mesh(mesh):
         return _assemble(experiment, mesh, tokenizer)
 

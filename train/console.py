@@ -11,28 +11,6 @@ from rich.table import Table
 
 from model.parameters import Params, Weight, named_leaves
 
-# Peak dense bf16 FLOP/s of one device, from the vendors' data sheets (no sparsity).
-PEAK_FLOPS = {
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA A100": 312e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-}
-
-
-def peak_flops(device: Any) -> float | None:
-    """Peak bf16 FLOP/s of `device`, or None where no data sheet gives one (a CPU)."""
-    matches = [peak for name, peak in PEAK_FLOPS.items() if device.device_kind.startswith(name)]
-    return matches[0] if matches else None
-
 
 class Console:
     """Prints; on a terminal with a live progress bar below."""

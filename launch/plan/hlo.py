@@ -34,9 +34,13 @@ class Instruction:
 
     @property
     def op_name(self) -> str:
-        """The named scopes and the primitive that it comes from: "jit(train_step)/…/attention/dot_general"."""
+        """The named scopes and the primitive that it comes from: "jit(train_step)/…/attention/dot_general".
+
+        Of several that were joined, "jit(train_step)/(first:second:…)", the first.
+        """
         found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+        first, joined, _ = found[1].partition(":") if found else ("", "", "")
+        return first.replace("/(", "/", 1) if joined else first
 
 
 @dataclasses.dataclass(frozen=True)

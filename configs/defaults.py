@@ -116,6 +116,8 @@ def get_config() -> ConfigDict:
             "b1": 0.9,
             "b2": 0.95,
             "epsilon": 1e-8,
+            "moments_dtype": "float32",
+            "stochastic_rounding": False,
             "muon_momentum": 0.95,
             "weight_decay": 0.1,
             "clip_norm": 1.0,

@@ -94,6 +94,12 @@ def check(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:
             f"objective.name {experiment.objective.name!r} trains {' or '.join(sorted(architectures))} with head "
             f"{head!r}: model.architecture is {experiment.model.architecture!r} with head {experiment.model.head!r}"
         )
+    kept = {experiment.optimizer.moments_dtype, experiment.model.param_dtype}
+    if experiment.optimizer.stochastic_rounding and kept == {"float32"}:
+        raise ValueError(
+            "optimizer.stochastic_rounding is True, but moments and parameters are float32, which nothing rounds: set "
+            "optimizer.moments_dtype or model.param_dtype to bfloat16, or leave it False"
+        )
     check_objective(experiment.objective, experiment.model.max_length)
     check_stages(experiment.data, experiment.train.steps)
     make_schedule(experiment.optimizer, experiment.train.steps)
@@ -139,6 +145,7 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
         microbatches=t.microbatches,
         clip_norm=experiment.optimizer.clip_norm,
         seed=experiment.seed,
+        stochastic_rounding=experiment.optimizer.stochastic_rounding,
     )
     target = abstract_state(model, optimizer, rules, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, target)

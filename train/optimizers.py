@@ -12,6 +12,7 @@ from model.sharding import ShardingRules
 from train.muon import matrices, orthogonalize
 
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "lion", "muon")
+MOMENTS = ("float32", "bfloat16")
 SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt", "wsd")
 DECAYED_ROLES = ("kernel", "embedding")  # biases and norm scales are not pulled to zero
 
@@ -33,17 +34,25 @@ class OptimizerConfig:
     b1: float  # momentum of SGD and Lion, first moment of AdamW; Adafactor has none
     b2: float  # second moment of AdamW, and of Lion's average
     epsilon: float  # of AdamW, outside the root
+    moments_dtype: str  # float32 | bfloat16: how momentum and averages of gradients are kept between the steps
+    stochastic_rounding: bool  # what is kept in bf16, moments or parameters, is rounded by chance, unbiased
     muon_momentum: float  # of Muon's matrices; b1, b2 and epsilon are then those of the rest
     weight_decay: float  # of kernels and embeddings, times the learning rate
     clip_norm: float  # largest global gradient norm; 0 = no clipping
 
     def __post_init__(self) -> None:
-        for field, allowed in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
+        choices = (("name", OPTIMIZERS), ("schedule", SCHEDULES), ("moments_dtype", MOMENTS))
+        for field, allowed in choices:
             if getattr(self, field) not in allowed:
                 raise ValueError(f"optimizer.{field} is {getattr(self, field)!r}: use one of {', '.join(allowed)}")
         for field in ("b1", "b2", "muon_momentum"):
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise ValueError(f"optimizer.{field} is {getattr(self, field)}: it must be at least 0 and below 1")
+        if self.moments_dtype != "float32" and self.name == "sgd" and not self.b1:
+            raise ValueError(
+                f"optimizer.moments_dtype is {self.moments_dtype!r}: SGD with optimizer.b1=0 keeps no moments. "
+                "Use float32, or a b1 above 0"
+            )
         for field in ("final_lr_fraction", "decay_fraction"):
             if not 0.0 <= getattr(self, field) <= 1.0:
                 raise ValueError(f"optimizer.{field} is {getattr(self, field)}: it must be from 0 to 1")
@@ -107,7 +116,19 @@ def make_optimizer(config: OptimizerConfig, weights: Any, rules: ShardingRules) 
         "muon": lambda: _muon(c, weights, rules),
     }[c.name]()
     decayed = jax.tree.map(lambda weight: weight.role in DECAYED_ROLES, weights)
-    return optax.chain(scale, optax.add_decayed_weights(c.weight_decay, mask=decayed))
+    return optax.chain(_kept(scale, c.moments_dtype), optax.add_decayed_weights(c.weight_decay, mask=decayed))
+
+
+def _kept(optimizer: optax.GradientTransformation, dtype: str) -> optax.GradientTransformation:
+    """Keeps the statistics of `optimizer` in `dtype` and computes in f32. An update returns f32: the step rounds it."""
+
+    def cast(state: Any, to: str) -> Any:
+        return jax.tree.map(lambda x: x.astype(to) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return optimizer.update(updates, cast(state, "float32"), params)
+
+    return optax.GradientTransformation(lambda params: cast(optimizer.init(params), dtype), update)
 
 
 def _muon(c: OptimizerConfig, weights: Any, rules: ShardingRules) -> optax.GradientTransformation:

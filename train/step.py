@@ -9,9 +9,11 @@ import optax
 
 from model.losses import Batch, LossFn, Sums
 from model.sharding import ShardingRules
+from train import rounding
 from train.state import State
 
 Metrics = dict[str, jax.Array]
+ROUNDING = 0x726F756E  # of the keys of a step, the one for rounding: those of the microbatches are small numbers
 
 
 def make_train_step(
@@ -23,6 +25,7 @@ def make_train_step(
     microbatches: int,
     clip_norm: float,
     seed: int,
+    stochastic_rounding: bool,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """A pure `(state, batch) -> (state, metrics)`, for `jax.jit` with shardings and a donated state.
 
@@ -30,6 +33,7 @@ def make_train_step(
     `tokens` (predicted tokens of the batch), `skipped` (1 where loss or gradient was not finite: the step counts,
     parameters and optimiser stay as they were).
     """
+    rounded = rounding.stochastic if stochastic_rounding else rounding.nearest
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -45,11 +49,9 @@ def make_train_step(
             rate = jnp.asarray(schedule(state.step), jnp.float32)
             params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
             finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-            params, opt_state = jax.tree.map(
-                lambda new, old: jnp.where(finite, new, old).astype(old.dtype),
-                (params, opt_state),
-                (state.params, state.opt_state),
-            )
+            old = (state.params, state.opt_state)
+            new = rounded((params, opt_state), old, jax.random.fold_in(key, ROUNDING))
+            params, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
         metrics = {
             "loss": loss,
             "grad_norm": norm,

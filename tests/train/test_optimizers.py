@@ -67,3 +67,33 @@ def test_adamw_is_loshchilov_and_hutters():
         m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
         x -= 0.01 * ((m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8) + 0.1 * x)
     assert float(params["kernel"][0]) == pytest.approx(x, rel=1e-5)
+
+
+def test_bf16_moments_are_computed_with_in_f32():
+    """The second of two AdamW updates, by hand from moments that lay in bf16 in between."""
+    c = dataclasses.replace(C, name="adamw", b1=0.9, b2=0.99, weight_decay=0.0, moments_dtype="bfloat16")
+    weights = {"kernel": parameters.Weight((3,), jnp.dtype("float32"), ("norm",), "kernel")}
+    optimizer = make_optimizer(c, weights, ShardingRules())
+    one, two = np.float32([0.1, -0.2, 0.3]), np.float32([0.5, 0.7, -0.9])
+    state = optimizer.init({"kernel": jnp.zeros(3)})
+    kept = jax.tree.map(lambda x: x.dtype, state)
+    _, state = optimizer.update({"kernel": jnp.asarray(one)}, state, {"kernel": jnp.zeros(3)})
+    state = jax.tree.map(lambda x, dtype: x.astype(dtype), state, kept)
+    updates, _ = optimizer.update({"kernel": jnp.asarray(two)}, state, {"kernel": jnp.zeros(3)})
+    m, v = (np.asarray(jnp.asarray(x, jnp.bfloat16).astype(jnp.float32)) for x in (0.1 * one, 0.01 * one**2))
+    m, v = 0.9 * m + 0.1 * two, 0.99 * v + 0.01 * two**2
+    np.testing.assert_allclose(updates["kernel"], m / 0.19 / np.sqrt(v / (1 - 0.99**2)), rtol=1e-5)
+    assert m[0] != np.float32(0.9 * 0.1 * one[0] + 0.1 * two[0])  # the type made a difference
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"moments_dtype": "float16"}, "float32, bfloat16"),
+        ({"moments_dtype": "bfloat16", "name": "sgd", "b1": 0.0}, "b1 above 0"),
+        ({"muon_momentum": 1.0}, "muon_momentum is 1.0"),
+    ],
+)
+def test_what_means_nothing_is_refused(changes, says):
+    with pytest.raises(ValueError, match=says):
+        dataclasses.replace(C, **changes)

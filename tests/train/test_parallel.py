@@ -38,6 +38,7 @@ def trained(config, mesh, rules=None, *, optimizer=tiny.OPTIMIZER, microbatches=
             microbatches=microbatches,
             clip_norm=optimizer.clip_norm,
             seed=0,
+            stochastic_rounding=optimizer.stochastic_rounding,
         )
         placed = batch_sharding(mesh, rules)
         jitted = jax.jit(step, in_shardings=(shardings, placed), out_shardings=(shardings, None), donate_argnums=0)

@@ -89,6 +89,8 @@ def get_config() -> ConfigDict:
             "compute_dtype": "float32",
             "param_dtype": "float32",
             "remat": "none",
+            "remat_bytes": 0.0,
+            "remat_offload": "",
             "scan_unroll": 1,
         }
     )

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from launch.program import Program
+from model.config import ModelConfig
 from train.chips import peak_flops
 from train.console import Console, parameter_rows, size
 from train.meter import Rates
@@ -34,12 +35,21 @@ def show(
         "precision": f"{config.compute_dtype} compute, {config.param_dtype} parameters and optimiser",
         "work": f"{flops:,.0f} FLOPs a token, {tokens:,} tokens a step, {tokens * steps:,} in all",
         "memory": f"{size(held)} state and batch + {size(memory.temp_size_in_bytes)} temporary a device, predicted",
+        "remat": _remat(config),
         "peak": f"{rates.peak_flops:.3g} FLOP/s" if rates.peak_flops else _no_peak(program),
         "compile": f"{seconds:.1f} s",
         "run": f"{folder}, {'from step 0' if done is None else f'resuming after step {done}'}",
     }
     for name, value in lines.items():
         console.say(f"{name:<10} {value}")
+
+
+def _remat(config: ModelConfig) -> str:
+    if config.remat in ("none", "dots", "full") and not config.remat_offload:
+        return {"none": "nothing is computed again", "dots": "all but matrix products", "full": "all"}[config.remat]
+    kept = "" if config.remat == "full" else config.remat
+    places = {"on the device": kept, "in the host's memory": config.remat_offload}
+    return "all but " + " and ".join(f"{names} {place}" for place, names in places.items() if names)
 
 
 def _no_peak(program: Program) -> str:

@@ -22,6 +22,7 @@ from model.build import build
 from model.chunks import check_chunks
 from model.config import RECURRENT, ModelConfig
 from model.losses import LossFn, language_model_loss
+from model.remat import within_budget
 from model.sharding import mesh_axes
 from train.mesh import batch_sharding, check_batch, check_length, make_mesh
 from train.optimizers import make_optimizer, make_schedule
@@ -130,7 +131,15 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
     for shape, _ in features.values():
         check_length(mesh, rules, shape[0])
     check_chunks(t.loss_chunks, features["inputs"][0][0], rules, dict(mesh.shape))
-    config = _completed(experiment.model, tokenizer, o.name)
+    lengths = {name: shape[0] for name, (shape, _) in features.items()}
+    config = within_budget(
+        _completed(experiment.model, tokenizer, o.name),
+        rules,
+        mesh.shape,
+        rows=t.global_batch // t.microbatches,
+        length=lengths["inputs"],
+        source_length=lengths.get("source", 0),
+    )
     model = build(config, rules)
     weights = parameters.weights(model)
     optimizer = make_optimizer(experiment.optimizer, weights, rules)

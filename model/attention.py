@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
 from model.cache import Cache
 from model.layers import Dropout, Initializer, Linear
@@ -89,7 +90,8 @@ def attention(
     `c * tanh(scores / c)` with a `softcap` c, then `bias_1HTS` is added. `drop` acts on the attention weights.
     """
     attend = IMPLEMENTATIONS[impl]
-    return attend(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask, scale, softcap, drop or (lambda weights: weights))
+    o_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask, scale, softcap, drop or (lambda weights: weights))
+    return checkpoint_name(o_BHTK, "attention")
 
 
 def reference_attention(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask: MaskSpec, scale, softcap, drop) -> jax.Array:
@@ -182,7 +184,7 @@ class Heads:
         bias_axes = ("norm",) if self.output_bias else None
         initializer = self.output_initializer
         linear = Linear("BTHK,HKD->BTD", shape, axes, initializer, bias_axes, self.param_dtype, name="output")
-        return linear(o_BHTK.swapaxes(1, 2))
+        return checkpoint_name(linear(o_BHTK.swapaxes(1, 2)), "attention_output")
 
     def _split(self, name: str, heads: str, count: int, initializer: Initializer, x_BTD: jax.Array) -> jax.Array:
         shape, axes = (self.embed_dim, count, self.head_dim), ("embed", heads, "head_dim")
@@ -206,9 +208,10 @@ class Attention(nn.Module):
     def __call__(
         self, x_BTD: jax.Array, context: Context, cache: Cache | None, layer: jax.Array | int
     ) -> tuple[jax.Array, Cache | None]:
-        q_BHTK = self.rotate(self.heads.query(x_BTD), context.positions_BT)
+        q_BHTK = checkpoint_name(self.rotate(self.heads.query(x_BTD), context.positions_BT), "query")
         k_BGSK, v_BGSK = self.heads.keys_values(x_BTD)
-        k_BGSK = self.rotate(k_BGSK, context.positions_BT)
+        k_BGSK = checkpoint_name(self.rotate(k_BGSK, context.positions_BT), "key")
+        v_BGSK = checkpoint_name(v_BGSK, "value")
         if cache is not None:
             cache = cache.write(layer, k_BGSK, v_BGSK)
             k_BGSK, v_BGSK = cache.read(layer)
@@ -228,9 +231,10 @@ class CrossAttention(nn.Module):
     def __call__(
         self, x_BTD: jax.Array, context: Context, cache: Cache | None, layer: jax.Array | int
     ) -> tuple[jax.Array, Cache | None]:
-        q_BHTK = self.heads.query(x_BTD)
+        q_BHTK = checkpoint_name(self.heads.query(x_BTD), "query")
         if context.source_BSD is not None:
             k_BGSK, v_BGSK = self.heads.keys_values(context.source_BSD)
+            k_BGSK, v_BGSK = checkpoint_name(k_BGSK, "key"), checkpoint_name(v_BGSK, "value")
             cache = cache if cache is None else cache.write_source(layer, k_BGSK, v_BGSK)
         else:
             assert cache is not None, "EncoderDecoder asks for a source or a cache"

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import flax.linen as nn
-import jax
 
-from model import positions
+from model import positions, remat
 from model.attention import Attention, CrossAttention, Heads, attention
 from model.config import RECURRENT, ModelConfig
 from model.heads import LanguageModelHead, MaskedLanguageModelHead, NoHead, PoolerHead, TokenHead, dense
@@ -19,10 +18,6 @@ from model.rnn import CELLS, Recurrent
 from model.sharding import ShardingRules
 from model.transformer import Block, EncoderDecoder, Factory, Loop, Stack, Transformer, post_norm, pre_norm
 
-REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
 ACTIVATIONS = {
     "gelu": gelu_tanh,
     "gelu_exact": gelu_exact,
@@ -198,7 +193,7 @@ def _stacked(c: ModelConfig, layers: int) -> Callable[..., nn.Module]:
     block = Block
     if c.remat != "none":
         # Inside a real loop nothing can be merged across iterations, so the costly barrier against it is not needed.
-        block = nn.remat(Block, prevent_cse=unroll > 1, policy=REMAT_POLICIES[c.remat])
+        block = nn.remat(Block, prevent_cse=unroll > 1, policy=remat.policy(c))
     return nn.scan(
         block,
         variable_axes={"params": 0},

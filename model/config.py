@@ -16,8 +16,9 @@ CHOICES = {
     "attention_impl": ("xla", "reference"),
     "compute_dtype": ("float32", "bfloat16"),
     "param_dtype": ("float32", "bfloat16"),
-    "remat": ("none", "dots", "full"),
 }
+# Activations of a block that the backward pass can find instead of computing them again.
+REMAT_NAMES = ("query", "key", "value", "attention", "attention_output", "mlp_hidden")
 RECURRENT = ("rnn", "lstm", "gru")
 LABELLED = ("classification", "token_classification")  # heads that need num_labels
 
@@ -84,7 +85,10 @@ class ModelConfig:
     attention_impl: str = "xla"  # xla | reference
     compute_dtype: str = "float32"  # of activations and matrix products
     param_dtype: str = "float32"  # of the stored weights
-    remat: str = "none"  # what the backward pass recomputes: none | dots (all but matmuls) | full
+    remat: str = "none"  # what the backward pass recomputes: none | dots (all but matmuls) | full | all but named
+    # activations of a block, joined by commas (of REMAT_NAMES) | budget (all but what fits remat_bytes)
+    remat_bytes: float = 0.0  # bytes of activations that one device keeps for the backward pass; 0 = no budget
+    remat_offload: str = ""  # named activations that wait in the memory of the host, joined by commas
     scan_unroll: int = 1  # layers per step of the compiled loop; 0 = all. Never changes the weights
 
     def __post_init__(self) -> None:
@@ -109,6 +113,7 @@ class ModelConfig:
                 f"model.remat, token_types, embedding_norm and window mean nothing to an architecture "
                 f"{self.architecture!r}: leave them at their defaults"
             )
+        self._check_remat()
         if self.norm == "none" and self.architecture not in RECURRENT:
             raise ValueError(f"model.norm is 'none': only {', '.join(RECURRENT)} do without, use layer or rms")
         if self.architecture == "ngram" and not 1 <= self.ngram_order <= 6:
@@ -188,6 +193,31 @@ class ModelConfig:
             raise ValueError(f"model.prefix_lm is True: only a decoder has a prompt, not {self.architecture!r}")
         if self.scale_output and not self.tied_output:
             raise ValueError("model.scale_output is True: only a tied output is scaled")
+
+    def _check_remat(self) -> None:
+        """What is kept has names, and each of them one place."""
+        kept = self.remat.split(",") if self.remat not in ("none", "dots", "full", "budget") else []
+        moved = self.remat_offload.split(",") if self.remat_offload else []
+        if (unknown := [name for name in kept if name not in REMAT_NAMES]) or len(set(kept)) < len(kept):
+            raise ValueError(
+                f"model.remat is {self.remat!r}: use none, dots, full, budget, or some of {','.join(REMAT_NAMES)}, "
+                f"each once and joined by commas{f' ({unknown[0]!r} is none)' if unknown else ''}"
+            )
+        if any(name not in REMAT_NAMES for name in moved) or len(set(kept + moved)) < len(kept + moved):
+            raise ValueError(
+                f"model.remat_offload is {self.remat_offload!r}: use some of {','.join(REMAT_NAMES)}, each once, "
+                f"joined by commas and not in model.remat ({self.remat!r}) too"
+            )
+        if moved and self.remat in ("none", "dots", "budget"):
+            raise ValueError(
+                f"model.remat_offload is {self.remat_offload!r} with model.remat {self.remat!r}: use remat 'full', or "
+                "name the activations that stay on the device"
+            )
+        if self.remat_bytes < 0 or (self.remat == "budget") != (self.remat_bytes > 0):
+            raise ValueError(
+                f"model.remat_bytes is {self.remat_bytes:g} with model.remat {self.remat!r}: remat 'budget' needs a "
+                "positive number of bytes, such as 8e9, and the others 0"
+            )
 
     def resolved(self) -> "ModelConfig":
         """The same network with every derived size written out.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from model.layers import Initializer, Linear
 from model.sharding import ShardingRules
@@ -54,4 +55,4 @@ class MLP(nn.Module):
         linear = Linear(
             "BTD,DF->BTF", shape, ("embed", "mlp"), self.initializer, bias_axes, self.param_dtype, name=name
         )
-        return self.rules.constrain(linear(x_BTD), "batch", "length", "mlp")
+        return checkpoint_name(self.rules.constrain(linear(x_BTD), "batch", "length", "mlp"), "mlp_hidden")

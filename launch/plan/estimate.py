@@ -18,6 +18,7 @@ from launch.rows import objective_of
 from model import parameters
 from model.build import build
 from model.config import ModelConfig, flops_per_sequence
+from model.remat import priced, within_budget
 from model.sharding import ShardingRules, shards
 from train.optimizers import make_optimizer
 from train.state import abstract_state
@@ -35,7 +36,7 @@ def held_bytes(experiment: Experiment, sizes: Mapping[str, int]) -> dict[str, in
     Raises:
         ValueError: a weight that the mesh cannot cut.
     """
-    model, rules = experiment.model.resolved(), experiment.rules
+    model, rules = _model(experiment, sizes), experiment.rules
     state = _state(experiment, model, sizes)
     laid = lay_weights(parameters.weights(build(model, rules)), rules, sizes)
     tokens, rows = _tokens(experiment, model, sizes)
@@ -49,7 +50,7 @@ def held_bytes(experiment: Experiment, sizes: Mapping[str, int]) -> dict[str, in
         "batch": _batch_bytes(experiment, sizes),
         "gradients": state["parameters"] + summed,
         "activations": round(tokens * ((model.num_layers + model.num_encoder_layers) * kept + made_again)),
-        "logits": scores * (8 + number),
+        "logits": scores * (8 + number) // experiment.train.loss_chunks,
         "gathered weights": _gathered(laid, number),
     }
 
@@ -62,7 +63,7 @@ def step_work(experiment: Experiment, sizes: Mapping[str, int]) -> tuple[float, 
     Bytes are what a device sends (and receives) when every exchange goes round a ring: (n - 1) / n of an all-gather or
     reduce-scatter, twice that of an all-reduce.
     """
-    model, rules, t = experiment.model.resolved(), experiment.rules, experiment.train
+    model, rules, t = _model(experiment, sizes), experiment.rules, experiment.train
     again = {"none": 1.0, "full": 4 / 3}.get(model.remat, 1.1)
     source = model.max_length if model.architecture == "encoder_decoder" else 0
     flops = again * t.global_batch * flops_per_sequence(model, model.max_length, source) / math.prod(sizes.values())
@@ -87,6 +88,13 @@ def step_work(experiment: Experiment, sizes: Mapping[str, int]) -> tuple[float, 
         keys = residual * model.num_kv_heads * model.head_dim / model.embed_dim
         sent["context"] += (n - 1) * layers * 2 * 3 * keys  # keys and values go round, back with their gradients
     return flops, {axis: round(count) for axis, count in sent.items() if count}
+
+
+def _model(experiment: Experiment, sizes: Mapping[str, int]) -> ModelConfig:
+    """Resolved, and with a budget of activations turned into names."""
+    model, t = experiment.model.resolved(), experiment.train
+    rows, length = t.global_batch // t.microbatches, model.max_length
+    return within_budget(model, experiment.rules, sizes, rows=rows, length=length, source_length=length)
 
 
 def _state(experiment: Experiment, model: ModelConfig, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -125,7 +133,13 @@ def _activations(model: ModelConfig, rules: ShardingRules, sizes: Mapping[str, i
     between = 2 * residual * 4 / number + heads * model.head_dim + 2 * hidden
     scores = heads * model.max_length * 2  # of a token with all others, and their softmax
     everything = number * (residual + products + between + scores)
-    kept = {"none": everything, "full": number * residual}.get(model.remat, number * (residual + products))
+    if model.remat in ("none", "dots"):
+        kept = everything if model.remat == "none" else number * (residual + products)
+    else:
+        batch, length, layers = shards(rules.batch, dict(sizes)), model.max_length, model.num_layers
+        tokens = rows * length // shards(rules.length, dict(sizes)) * (layers + model.num_encoder_layers)
+        inputs, named = priced(model, rules, sizes, rows=rows * batch, length=length, source_length=length)
+        kept = (inputs + sum(saving.bytes for saving in named if saving.name in model.remat.split(","))) / tokens
     return kept, everything - kept
 
 

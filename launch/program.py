@@ -22,8 +22,9 @@ from model.build import build
 from model.chunks import check_chunks
 from model.config import RECURRENT, ModelConfig
 from model.losses import LossFn, language_model_loss
+from model.pipeline import count_microbatches
 from model.remat import within_budget
-from model.sharding import mesh_axes
+from model.sharding import STAGE, mesh_axes, shards
 from train.mesh import batch_sharding, check_batch, check_length, make_mesh
 from train.optimizers import make_optimizer, make_schedule
 from train.state import State, abstract_state, init_state
@@ -105,7 +106,24 @@ def check(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:
     check_stages(experiment.data, experiment.train.steps)
     make_schedule(experiment.optimizer, experiment.train.steps)
     check_batch(mesh, experiment.rules, experiment.train.global_batch, experiment.train.microbatches)
+    _check_pipeline(experiment, dict(mesh.shape))
     return mesh
+
+
+def _check_pipeline(experiment: Experiment, mesh_shape: dict[str, int]) -> None:
+    model, t = experiment.model, experiment.train
+    if mesh_shape[STAGE] > 1 and not model.attends:
+        raise ValueError(
+            f"mesh.stage is {mesh_shape[STAGE]}: stages are parts of a Transformer's layers, the architecture is "
+            f"{model.architecture!r}. Use mesh.data"
+        )
+    if shards(experiment.rules.layers, mesh_shape) > 1:
+        count_microbatches(t.global_batch // t.microbatches, mesh_shape, experiment.rules, model.pipeline_microbatches)
+    elif model.pipeline_microbatches:
+        raise ValueError(
+            f"model.pipeline_microbatches is {model.pipeline_microbatches}, but the mesh has no stages: "
+            "set mesh.stage, or leave it at 0"
+        )
 
 
 def assemble(experiment: Experiment, tokenizer: Tokenizer, devices: Sequence[Any] | None = None) -> Program:

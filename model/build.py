@@ -14,6 +14,7 @@ from model.heads import LanguageModelHead, MaskedLanguageModelHead, NoHead, Pool
 from model.layers import Embedding, Initializer, LayerNorm, Linear, RMSNorm, TokenTypes
 from model.mlp import MLP, gelu_exact, gelu_tanh
 from model.ngram import NGram
+from model.pipeline import run_layers
 from model.rnn import CELLS, Recurrent
 from model.sharding import ShardingRules
 from model.transformer import Block, EncoderDecoder, Factory, Loop, Stack, Transformer, post_norm, pre_norm
@@ -133,6 +134,9 @@ def _stack(
         embedding_norm=norm if c.embedding_norm else None,
         bias=biases.get(c.positions),
         layers=block if stacked else functools.partial(Loop, block, layers),
+        run=functools.partial(run_layers, rules=rules, microbatches=c.pipeline_microbatches)
+        if stacked
+        else lambda loop, *inputs: loop(*inputs)[0],
         norm=norm if c.norm_placement == "pre" else None,
         causal=name == "decoder",
         window=c.window,
@@ -199,7 +203,6 @@ def _stacked(c: ModelConfig, layers: int) -> Callable[..., nn.Module]:
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=cast(Any, (0, nn.broadcast)),
-        length=layers,
         unroll=unroll,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )

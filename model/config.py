@@ -89,6 +89,7 @@ class ModelConfig:
     # activations of a block, joined by commas (of REMAT_NAMES) | budget (all but what fits remat_bytes)
     remat_bytes: float = 0.0  # bytes of activations that one device keeps for the backward pass; 0 = no budget
     remat_offload: str = ""  # named activations that wait in the memory of the host, joined by commas
+    pipeline_microbatches: int = 0  # parts of a batch on their way through the stages of a mesh; 0 = 4 a stage or less
     scan_unroll: int = 1  # layers per step of the compiled loop; 0 = all. Never changes the weights
 
     def __post_init__(self) -> None:
@@ -108,10 +109,11 @@ class ModelConfig:
             raise ValueError(
                 f"model.scan_unroll is {self.scan_unroll}: use 1 to {self.num_layers} (num_layers), or 0 for all"
             )
-        if not self.attends and (self.remat != "none" or self.token_types or self.embedding_norm or self.window):
+        own = self.token_types or self.embedding_norm or self.window or self.pipeline_microbatches
+        if not self.attends and (self.remat != "none" or own):
             raise ValueError(
-                f"model.remat, token_types, embedding_norm and window mean nothing to an architecture "
-                f"{self.architecture!r}: leave them at their defaults"
+                f"model.remat, token_types, embedding_norm, window and pipeline_microbatches mean nothing to an "
+                f"architecture {self.architecture!r}: leave them at their defaults"
             )
         self._check_remat()
         if self.norm == "none" and self.architecture not in RECURRENT:
@@ -133,7 +135,7 @@ class ModelConfig:
         for field in ("vocab_size", "num_kv_heads", "head_dim", "mlp_dim", "num_encoder_layers"):
             if getattr(self, field) < 0:
                 raise ValueError(f"model.{field} is {getattr(self, field)}: it must be at least 1, or 0 to derive it")
-        for field in ("token_types", "position_offset", "num_labels", "decoder_start_id"):
+        for field in ("token_types", "position_offset", "num_labels", "decoder_start_id", "pipeline_microbatches"):
             if getattr(self, field) < 0:
                 raise ValueError(f"model.{field} is {getattr(self, field)}: it must not be negative")
         if not 0 < self.norm_epsilon < 1:

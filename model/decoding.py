@@ -65,7 +65,7 @@ def empty_cache(config: ModelConfig, rules: ShardingRules, batch: int, slots: in
 
     def keys(length: int) -> jax.Array:
         zeros = jnp.zeros((c.num_layers, batch, c.num_kv_heads, length, c.head_dim), c.compute_dtype)
-        return rules.constrain(zeros, "layers", "batch", "kv_heads", "length", "head_dim")
+        return rules.constrain(zeros, None, "batch", "kv_heads", "length", "head_dim")
 
     cache = Cache(keys(slots), keys(slots), jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
     if c.architecture != "encoder_decoder":

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import PartitionSpec
 
-MESH_AXES = ("data", "fsdp", "tensor", "context", "expert")
+MESH_AXES = ("data", "stage", "fsdp", "tensor", "context", "expert")
+STAGE = "stage"  # of a pipeline: see `model.pipeline`
 Axes = str | tuple[str, ...] | None
 
 
@@ -23,7 +24,7 @@ class ShardingRules:
     """
 
     # Activations
-    batch: Axes = ("data", "fsdp")
+    batch: Axes = ("stage", "data", "fsdp")
     length: Axes = "context"
     residual: Axes = None  # width of the residual stream
     # Activations and weights
@@ -36,7 +37,7 @@ class ShardingRules:
     embed: Axes = "fsdp"  # the side of a weight that meets the residual stream
     position: Axes = None  # rows of a position table
     norm: Axes = None  # scales and biases of norms, and biases on the residual stream
-    layers: Axes = None
+    layers: Axes = "stage"
     head: Axes = None  # outputs of a task's head
     gates: Axes = None  # of a recurrent layer
 
@@ -45,18 +46,25 @@ class ShardingRules:
             for axis in mesh_axes(getattr(self, field.name)):
                 if axis not in MESH_AXES:
                     raise ValueError(f"sharding.{field.name} is {axis!r}: the mesh axes are {', '.join(MESH_AXES)}")
+        if self.layers not in (None, STAGE):
+            raise ValueError(f"sharding.layers is {self.layers!r}: layers lie along {STAGE!r}, or '' (replicated)")
 
-    def spec(self, *logical: str) -> PartitionSpec:
-        """The mesh axes of an array whose dimensions are named, in order.
+    def spec(self, *logical: str | None) -> PartitionSpec:
+        """The mesh axes of an array whose dimensions are named, in order; None: whole.
+
+        Mesh axes that are manual here (inside `jax.shard_map`) are left out: they are cut already.
 
         Raises:
             AttributeError: a logical axis that no rule names.
             ValueError: two dimensions on one mesh axis, which cannot be.
         """
-        axes = [getattr(self, name) for name in logical]
+        manual = jax.sharding.get_abstract_mesh().manual_axes
+        axes: list[Axes] = []
         used: dict[str, str] = {}
-        for name, entry in zip(logical, axes, strict=True):
-            for axis in mesh_axes(entry):
+        for name in logical:
+            entry = tuple(axis for axis in mesh_axes(getattr(self, name) if name else None) if axis not in manual)
+            axes.append(entry if len(entry) > 1 else (entry[0] if entry else None))
+            for axis in entry:
                 if axis in used:
                     raise ValueError(
                         f"dimensions {used[axis]!r} and {name!r} of one array {logical} both lie on the mesh axis "
@@ -65,7 +73,7 @@ class ShardingRules:
                 used[axis] = name
         return PartitionSpec(*axes)
 
-    def constrain(self, x: jax.Array, *logical: str) -> jax.Array:
+    def constrain(self, x: jax.Array, *logical: str | None) -> jax.Array:
         """Fixes where an activation lies. A constraint without a mesh would do nothing in silence, so that raises.
 
         Raises:

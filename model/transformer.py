@@ -107,6 +107,7 @@ class Stack(nn.Module):
     embedding_norm: Factory | None
     bias: Factory | None  # of attention scores, shared by all layers
     layers: Factory  # the stacked blocks
+    run: Callable[..., Any]  # calls them: `model.pipeline.run_layers`, with its choices
     norm: Factory | None
     causal: bool
     window: int
@@ -150,7 +151,8 @@ class Stack(nn.Module):
         S = T if cache is None else cache.segments_BS.shape[1]
         bias = None if self.bias is None else self.bias(name="relative")(mask.query_slots(T), jnp.arange(S))
         context = Context(positions_BT, mask, bias, source_BSD, source_mask, train)
-        (x_BTD, cache), _ = self.layers(name="layers")((x_BTD, cache), jnp.arange(self.num_layers), context)
+        layers = jnp.arange(self.num_layers)
+        x_BTD, cache = self.run(self.layers(name="layers"), (x_BTD, cache), layers, context)
         with jax.named_scope("norm"):
             x_BTD = x_BTD if self.norm is None else self.norm(name="norm")(x_BTD)
         return x_BTD, cache if cache is None else cache.replace(filled=first + T)

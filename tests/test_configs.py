@@ -168,7 +168,7 @@ def test_flops_per_sequence_of_an_lstm():
         ("optimizer.schedule", "cosin", "cosine"),
         ("train.global_batch", 0, "at least 1"),
         ("checkpoint.keep_last", 0, "cannot resume"),
-        ("sharding.embed", "tensr", "the mesh axes are data, fsdp, tensor"),
+        ("sharding.embed", "tensr", "the mesh axes are data, stage, fsdp, tensor"),
         ("sharding.preset", "zero3", "data_parallel, fsdp, tensor, fsdp_tensor"),
         ("seed", -1, "0 to 4294967295"),
         ("data.held_out", 1.5, "held_out"),

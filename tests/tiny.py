@@ -1,6 +1,7 @@
 """What many tests need: tiny networks, meshes, batches and corpora."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import jax
@@ -34,9 +35,10 @@ OPTIMIZER = OptimizerConfig(
 )
 
 
-def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
+def mesh(**axes: int) -> jax.sharding.Mesh:
     """A mesh on the first devices that it needs."""
-    return make_mesh(MeshConfig(data, fsdp, tensor, 1, 1), jax.devices()[: data * fsdp * tensor])
+    config = MeshConfig(**({"data": 1, "fsdp": 1, "tensor": 1, "context": 1, "expert": 1} | axes))
+    return make_mesh(config, jax.devices()[: math.prod(axes.values())])
 
 
 def batch(rows: int = 8, length: int = 32, vocab: int = 64, seed: int = 0) -> dict[str, np.ndarray]:

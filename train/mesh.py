@@ -21,6 +21,7 @@ class MeshConfig:
     tensor: int  # parts of heads, MLP width and vocabulary
     context: int  # parts of the length
     expert: int  # parts of the experts
+    stage: int = 1  # parts of the layers, a pipeline; outside of them also parts of the batch
 
     def sizes(self, num_devices: int) -> dict[str, int]:
         """The size of each axis on `num_devices` devices.
@@ -48,7 +49,7 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with all five axes, those of size 1 included, so that one rule set fits every mesh."""
+    """A mesh with all axes, those of size 1 included, so that one rule set fits every mesh."""
     devices = list(devices or jax.devices())
     sizes = config.sizes(len(devices))
     # jax defaults to Explicit axes, under which constraints assert instead of placing: these are Auto.

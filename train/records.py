@@ -27,7 +27,7 @@ HARMLESS_TRAIN = (
     "sample_tokens",
 )
 HARMLESS_TRAIN += ("sample_temperature", "max_skipped", "microbatches", "loss_chunks")
-HARMLESS_MODEL = ("attention_impl", "remat", "remat_bytes", "remat_offload", "scan_unroll")
+HARMLESS_MODEL = ("attention_impl", "remat", "remat_bytes", "remat_offload", "scan_unroll", "pipeline_microbatches")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy", "tessera-lm")
 
 

@@ -13,8 +13,8 @@ from tests import tiny
 
 def test_spec_of_a_weight_and_of_an_activation():
     rules = ShardingRules()
-    assert rules.spec("layers", "embed", "heads", "head_dim") == P(None, "fsdp", "tensor", None)
-    assert rules.spec("batch", "length", "residual") == P(("data", "fsdp"), "context", None)
+    assert rules.spec("layers", "embed", "heads", "head_dim") == P("stage", "fsdp", "tensor", None)
+    assert rules.spec("batch", "length", "residual") == P(("stage", "data", "fsdp"), "context", None)
 
 
 def test_a_typo_is_an_attribute_error():
@@ -28,7 +28,7 @@ def test_two_dimensions_on_one_mesh_axis_raise():
 
 
 def test_an_unknown_mesh_axis_raises():
-    with pytest.raises(ValueError, match="'model'.*data, fsdp, tensor, context, expert"):
+    with pytest.raises(ValueError, match="'model'.*data, stage, fsdp, tensor, context, expert"):
         ShardingRules(embed="model")
 
 

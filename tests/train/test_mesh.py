@@ -12,9 +12,11 @@ from train.mesh import MeshConfig, batch_sharding, check_batch, check_length, lo
 
 
 def test_minus_one_is_the_rest_of_the_devices():
-    assert MeshConfig(-1, 2, 1, 1, 1).sizes(8) == {"data": 4, "fsdp": 2, "tensor": 1, "context": 1, "expert": 1}
+    others = {"tensor": 1, "context": 1, "expert": 1, "stage": 1}
+    assert MeshConfig(-1, 2, 1, 1, 1).sizes(8) == {"data": 4, "fsdp": 2, **others}
     assert dict(make_mesh(MeshConfig(1, 4, 2, 1, 1)).shape) == {
         "data": 1,
+        "stage": 1,
         "fsdp": 4,
         "tensor": 2,
         "context": 1,

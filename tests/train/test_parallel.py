@@ -66,6 +66,8 @@ MESHES = {
     "tensor4": {"tensor": 4},
     "fsdp2_tensor2": {"fsdp": 2, "tensor": 2},
     "data2_tensor2": {"data": 2, "tensor": 2},
+    "stage2": {"stage": 2},
+    "data2_stage2": {"data": 2, "stage": 2},
     "fsdp4_tensor2": {"fsdp": 4, "tensor": 2},
     "data2_fsdp2_tensor2": {"data": 2, "fsdp": 2, "tensor": 2},
 }

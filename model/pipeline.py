@@ -1,0 +1,156 @@
+"""Layers over several devices: a pipeline of stages in training, weights that visit every device elsewhere.
+
+The stacked weights are those of one device, cut along `layers`: a checkpoint fits any number of stages.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from model.attention import Context
+from model.cache import Cache
+from model.sharding import STAGE, ShardingRules, mesh_axes, shards
+
+MOST = 4  # microbatches a stage where the config leaves their number open: the bubble stays below a fifth
+Carry = tuple[jax.Array, Cache | None]
+
+
+def run_layers(
+    stack: nn.Module, carry: Carry, layers: jax.Array, context: Context, *, rules: ShardingRules, microbatches: int
+) -> Carry:
+    """x_BTD and cache behind all layers of `stack`: bound blocks that are scanned over stacked weights.
+
+    On a mesh with stages, training goes through them as a pipeline; `microbatches` as in `ModelConfig`. Evaluation and
+    decoding cut the batch over the stages as well, and each layer's weights travel to all of them when their turn
+    comes, which costs a reduction of all weights over the stages a call.
+    """
+    stages = shards(rules.layers, dict(jax.sharding.get_abstract_mesh().shape))
+    if stages == 1 or stack.is_initializing():
+        return stack(carry, layers, context)[0]
+    bound, params, stack = stack, stack.variables["params"], stack.clone(parent=None)
+    if carry[1] is not None or not context.train:
+        return _visit(stack, params, carry, layers, context, stages)
+    key = bound.make_rng("dropout") if bound.has_rng("dropout") else None
+    return _pipeline(stack, params, carry[0], layers, context, key, rules, stages, microbatches), None
+
+
+def count_microbatches(rows: int, mesh_shape: dict[str, int], rules: ShardingRules, microbatches: int) -> int:
+    """Into how many parts a pipeline cuts a batch of so many rows.
+
+    Raises:
+        ValueError: the stages, or the devices along the batch, cannot share them evenly.
+    """
+    stages = shards(rules.layers, mesh_shape)
+    parts = shards(batch_axes(rules), mesh_shape)
+    if not microbatches:
+        fits = [stages * n for n in range(1, MOST + 1) if rows % (stages * n * parts) == 0]
+        microbatches = max(fits, default=stages)
+    if microbatches % stages:
+        low = microbatches // stages * stages
+        raise ValueError(
+            f"model.pipeline_microbatches {microbatches} is not a multiple of the {stages} stages of the mesh: use "
+            f"{f'{low} or ' if low else ''}{low + stages}, or 0 to have the number chosen"
+        )
+    if rows % (microbatches * parts):
+        step = microbatches * parts
+        low = rows // step * step
+        raise ValueError(
+            f"a batch of {rows} rows is not divisible into {microbatches} pipeline microbatches on {parts} parts of "
+            f"mesh axes {batch_axes(rules)!r}: use {f'{low} or ' if low else ''}{low + step} rows, or fewer "
+            f"model.pipeline_microbatches (a multiple of the {stages} stages)"
+        )
+    return microbatches
+
+
+def batch_axes(rules: ShardingRules) -> tuple[str, ...]:
+    """The mesh axes that cut the batch inside a stage."""
+    return tuple(axis for axis in mesh_axes(rules.batch) if axis not in mesh_axes(rules.layers))
+
+
+def _pipeline(stack, params, x_BTD, layers, context: Context, key, rules, stages: int, microbatches: int) -> jax.Array:
+    """GPipe (Huang et al. 2019): at tick t, stage s works on microbatch t - s and hands it to its neighbour.
+
+    M microbatches take M + stages - 1 ticks. A stage that waits for its first microbatch, or is done with its last,
+    computes on rows that nobody reads. Each device keeps M / stages microbatches. They move one device down for each
+    tick of theirs until stage 0 takes them in, and from the last stage the results move down behind them.
+    """
+    M = count_microbatches(len(x_BTD), dict(jax.sharding.get_abstract_mesh().shape), rules, microbatches)
+    kept, ticks, last = M // stages, M + stages - 1, stages - 1
+    by_row, shared, join = _apart(context)
+    up, down = [(s, s + 1) for s in range(last)], [(s + 1, s) for s in range(last)]
+
+    def stage(params, layers, waiting, shared, key) -> jax.Array:
+        here = jax.lax.axis_index(STAGE)
+
+        def tick(carry, t):
+            waiting, handed = carry
+            first = jax.tree.map(lambda rows: jax.lax.dynamic_index_in_dim(rows, t % kept, keepdims=False), waiting)
+            x_BTD, by_row = jax.tree.map(lambda new, old: jnp.where(here == 0, new, old), first, handed)
+            rngs = None if key is None else {"dropout": jax.random.fold_in(key, t * stages + here)}
+            (y_BTD, _), _ = stack.apply({"params": params}, (x_BTD, None), layers, join(by_row, shared), rngs=rngs)
+            handed = jax.lax.ppermute((y_BTD, by_row), STAGE, up)
+            moved_BTD, moved = jax.lax.ppermute(first, STAGE, down)
+            moved = jnp.where(here == last, y_BTD, moved_BTD), moved
+            put = lambda rows, new: jax.lax.dynamic_update_index_in_dim(rows, new, t % kept, 0)  # noqa: E731
+            return (jax.tree.map(put, waiting, moved), handed), None
+
+        # What is handed over before the first microbatch: any rows, as long as they are finite.
+        start = (waiting, jax.tree.map(lambda rows: rows[0], waiting))
+        ((y_MBTD, _), _), _ = jax.lax.scan(tick, start, jnp.arange(ticks))
+        return jnp.roll(y_MBTD, -last, axis=0)  # the results are `last` ticks late
+
+    cut, whole = PartitionSpec(STAGE), PartitionSpec()
+    staged = jax.shard_map(stage, in_specs=(cut, cut, cut, whole, whole), out_specs=cut, axis_names={STAGE})
+    waiting = jax.tree.map(lambda rows: _cut(rows, stages, M), (x_BTD, by_row))
+    return rules.constrain(_whole(staged(params, layers, waiting, shared, key), stages), "batch", "length", "residual")
+
+
+def _visit(stack, params, carry: Carry, layers, context: Context, stages: int) -> Carry:
+    """The layers in order on every device, each with its weights brought there by the stage that holds them."""
+
+    def layer(carry, number):
+        place = number // (len(layers) // stages) == jnp.arange(stages)
+
+        def bring(stacked):
+            parts = stacked.reshape(stages, -1, *stacked.shape[1:])
+            mine = jax.lax.dynamic_index_in_dim(parts, number % parts.shape[1], 1, keepdims=False)
+            return jnp.sum(jnp.where(place.reshape(-1, *[1] * (mine.ndim - 1)), mine, 0), axis=0, keepdims=True)
+
+        return stack.apply({"params": jax.tree.map(bring, params)}, carry, number[None], context)[0], None
+
+    return jax.lax.scan(layer, carry, layers)[0]
+
+
+def _cut(rows: jax.Array, stages: int, microbatches: int) -> jax.Array:
+    """(rows, …) -> (microbatches, rows / microbatches, …), such that devices keep most of the rows that they have.
+
+    Outside, the batch is cut by stages first. A stage's share is a run of microbatches, and each of them takes every
+    so manieth row of it.
+    """
+    parts = rows.reshape(stages, -1, microbatches // stages, *rows.shape[1:])
+    return jnp.swapaxes(parts, 1, 2).reshape(microbatches, -1, *rows.shape[1:])
+
+
+def _whole(parts: jax.Array, stages: int) -> jax.Array:
+    """What `_cut` cut."""
+    rows = parts.reshape(stages, len(parts) // stages, *parts.shape[1:])
+    return jnp.swapaxes(rows, 1, 2).reshape(-1, *parts.shape[2:])
+
+
+def _apart(context: Context) -> tuple[list[jax.Array], list[jax.Array], Any]:
+    """Arrays with a row for each row of the batch, the others, and what makes a `Context` of such two lists again.
+
+    Names tell: those whose shape begins with B.
+    """
+    leaves, tree = jax.tree_util.tree_flatten_with_path(context)
+    rowwise = [jax.tree_util.keystr(path[-1:], simple=True).rpartition("_")[2].startswith("B") for path, _ in leaves]
+
+    def join(by_row: list[jax.Array], shared: list[jax.Array]) -> Context:
+        rows, rest = iter(by_row), iter(shared)
+        return jax.tree.unflatten(tree, [next(rows if own else rest) for own in rowwise])
+
+    by_row = [leaf for (_, leaf), own in zip(leaves, rowwise, strict=True) if own]
+    return by_row, [leaf for (_, leaf), own in zip(leaves, rowwise, strict=True) if not own], join

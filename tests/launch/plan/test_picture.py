@@ -114,8 +114,8 @@ def test_places_have_colours_of_their_own():
 
 
 def test_layers_on_an_axis_stand_side_by_side():
-    rules = dataclasses.replace(ShardingRules(), layers="data")
-    laid = lay_weights(parameters.weights(build(tiny.GPT, rules)), rules, full_sizes({"data": 2, "fsdp": 2}))
+    rules = ShardingRules()
+    laid = lay_weights(parameters.weights(build(tiny.GPT, rules)), rules, full_sizes({"stage": 2, "fsdp": 2}))
     kernel = next(one for one in laid if one.name.endswith("mlp/up/kernel"))
     assert kernel.parts == (2, 2, 1) and mosaic.array_svg(kernel).count('class="tile"') == 4
 
@@ -139,7 +139,7 @@ def test_without_a_mesh_it_is_the_configs():
 
 
 def test_what_cannot_be_drawn_is_refused():
-    with pytest.raises(ValueError, match="no mesh axis 'fsbp': the axes are data, fsdp"):
+    with pytest.raises(ValueError, match="no mesh axis 'fsbp': the axes are data, stage, fsdp"):
         tessera.picture(config(), mesh={"fsbp": 2})
     with pytest.raises(ValueError, match="fsdp has size -1: it must be at least 1"):
         tessera.picture(config(), mesh={"fsdp": -1})

@@ -62,7 +62,10 @@ class ShardingRules:
         axes: list[Axes] = []
         used: dict[str, str] = {}
         for name in logical:
-            entry = tuple(axis for axis in mesh_axes(getattr(self, name) if name else None) if axis not in manual)
+            if name is None:
+                axes.append(None)
+                continue
+            entry = tuple(axis for axis in mesh_axes(getattr(self, name)) if axis not in manual)
             axes.append(entry if len(entry) > 1 else (entry[0] if entry else None))
             for axis in entry:
                 if axis in used:

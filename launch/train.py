@@ -1,6 +1,7 @@
 """`tessera train`: everything that a config names, put together and run."""
 
 import contextlib
+import dataclasses
 import time
 
 import jax
@@ -11,6 +12,7 @@ from data.loader import BatchLoader
 from launch import header, scores
 from launch.count import count
 from launch.experiment import Experiment, read
+from launch.plan.oom import answered
 from launch.program import Program, assemble, check
 from launch.records import run_folder, same_run, write_run
 from launch.rows import described, train_rows
@@ -80,14 +82,16 @@ def run(
         state = None if done is None else checkpoints.restore(done, program.target)
         write_run(folder, record, program.tokenizer)
 
-        with clock.phase("compile"):
+        vocabulary = dataclasses.replace(experiment.model, vocab_size=program.config.vocab_size)
+        known = dataclasses.replace(experiment, model=vocabulary)  # with what only the tokeniser could say
+        with clock.phase("compile"), answered(known, mesh.shape):
             compiled, seconds = program.compile()
         rates = _rates(experiment, program)
         header.show(console, program, compiled, seconds, rates, folder, done)
         log = MetricsLog(folder, tensorboard=experiment.run.tensorboard)
         closing.callback(log.close)
         closing.callback(console.stop)
-        with StopSignal() as stop:
+        with StopSignal() as stop, answered(known, mesh.shape, compiled):
             state = train(
                 state or program.init(experiment.seed),
                 compiled,

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from model.sharding import MESH_AXES, ShardingRules, shards
 
@@ -61,7 +61,7 @@ def single_device_mesh(device: Any = None) -> Mesh:
     return make_mesh(MeshConfig(1, 1, 1, 1, 1), [device or jax.devices()[0]])
 
 
-def check_batch(mesh: Mesh, rules: ShardingRules, global_batch: int, microbatches: int) -> None:
+def check_batch(mesh: Mesh | AbstractMesh, rules: ShardingRules, global_batch: int, microbatches: int) -> None:
     """Fails where a batch cannot be cut into equal parts.
 
     Raises:
@@ -83,7 +83,7 @@ def check_batch(mesh: Mesh, rules: ShardingRules, global_batch: int, microbatche
         )
 
 
-def check_length(mesh: Mesh, rules: ShardingRules, length: int) -> None:
+def check_length(mesh: Mesh | AbstractMesh, rules: ShardingRules, length: int) -> None:
     """Fails where the length of a sequence cannot be cut into equal parts."""
     parts = shards(rules.length, dict(mesh.shape))
     if length % parts:

@@ -4,23 +4,27 @@ State and batch are exact. The rest is a model of what XLA keeps, good to some t
 how much a change would help; it does not promise that something fits.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from data.objectives.examples import Features
 from data.rows import row_features
 from data.tokenizers.tokenizer import CharTokenizer
 from launch.experiment import Experiment
-from launch.plan.layout import Laid, abstract_mesh, lay_weights
+from launch.plan.layout import Laid, abstract_mesh, full_sizes, lay_weights
 from launch.rows import objective_of
 from model import parameters
 from model.build import build
 from model.config import ModelConfig, flops_per_sequence
 from model.remat import priced, within_budget
 from model.sharding import ShardingRules, shards
-from train.optimizers import make_optimizer
+from train.optimizers import OptimizerConfig, make_optimizer
 from train.state import abstract_state
 
 KINDS = ("parameters", "optimizer", "batch", "gradients", "activations", "logits", "gathered weights")
@@ -37,13 +41,13 @@ def held_bytes(experiment: Experiment, sizes: Mapping[str, int]) -> dict[str, in
         ValueError: a weight that the mesh cannot cut.
     """
     model, rules = _model(experiment, sizes), experiment.rules
-    state = _state(experiment, model, sizes)
-    laid = lay_weights(parameters.weights(build(model, rules)), rules, sizes)
-    tokens, rows = _tokens(experiment, model, sizes)
+    laid = lay_weights(_weights(experiment, model), rules, sizes)
+    state = _state(experiment, model, sizes)  # goes where its weights go, which can be cut
+    tokens = _tokens(experiment, model, sizes)
     number, width = _itemsize(model.compute_dtype), shards(rules.vocab, dict(sizes))
     has_logits = model.head in ("lm", "masked_lm", "pretraining")
     scores = tokens * math.ceil(model.vocab_size / width) if has_logits else 0
-    kept, made_again = _activations(model, rules, sizes, rows)
+    kept, made_again = _activations(model, rules, sizes)
     summed = 4 * sum(math.prod(one.tile_shape) for one in laid) if experiment.train.microbatches > 1 else 0
     return {
         **state,
@@ -67,10 +71,10 @@ def step_work(experiment: Experiment, sizes: Mapping[str, int]) -> tuple[float, 
     again = {"none": 1.0, "full": 4 / 3}.get(model.remat, 1.1)
     source = model.max_length if model.architecture == "encoder_decoder" else 0
     flops = again * t.global_batch * flops_per_sequence(model, model.max_length, source) / math.prod(sizes.values())
-    tokens, _ = _tokens(experiment, model, sizes)
+    tokens = _tokens(experiment, model, sizes)
     number = _itemsize(model.compute_dtype)
     sent = dict.fromkeys(sizes, 0.0)
-    for laid in lay_weights(parameters.weights(build(model, rules)), rules, sizes):
+    for laid in lay_weights(_weights(experiment, model), rules, sizes):
         tile = math.prod(laid.tile_shape)
         cut = {axis for axes in laid.cuts for axis in axes}
         for axis, size in sizes.items():
@@ -90,6 +94,23 @@ def step_work(experiment: Experiment, sizes: Mapping[str, int]) -> tuple[float, 
     return flops, {axis: round(count) for axis, count in sent.items() if count}
 
 
+def features(experiment: Experiment) -> Features:
+    """Shapes and types of the arrays of a row, which do not depend on the tokeniser."""
+    return row_features(objective_of(experiment, CharTokenizer("a"))[1], experiment.data.packing)
+
+
+class _Leaf(NamedTuple):
+    """One array of the state: the axes that its spec names cut it."""
+
+    shape: tuple[int, ...]
+    itemsize: int
+    spec: tuple[Any, ...]
+
+    def device_bytes(self, sizes: Mapping[str, int]) -> int:
+        parts = math.prod(shards(entry, dict(sizes)) for entry in self.spec)
+        return math.prod(self.shape) // parts * self.itemsize
+
+
 def _model(experiment: Experiment, sizes: Mapping[str, int]) -> ModelConfig:
     """Resolved, and with a budget of activations turned into names."""
     model, t = experiment.model.resolved(), experiment.train
@@ -98,28 +119,49 @@ def _model(experiment: Experiment, sizes: Mapping[str, int]) -> ModelConfig:
 
 
 def _state(experiment: Experiment, model: ModelConfig, sizes: Mapping[str, int]) -> dict[str, int]:
-    mesh = abstract_mesh(sizes)
+    _, params, others = _declared(_plain(model), experiment.optimizer, experiment.rules)
+    return {
+        "parameters": sum(leaf.device_bytes(sizes) for leaf in params),
+        "optimizer": sum(leaf.device_bytes(sizes) for leaf in others),
+    }
+
+
+def _weights(experiment: Experiment, model: ModelConfig) -> parameters.Params:
+    return _declared(_plain(model), experiment.optimizer, experiment.rules)[0]
+
+
+def _plain(model: ModelConfig) -> ModelConfig:
+    """Without what changes no weight, so that many variants share one look at the network."""
+    model = dataclasses.replace(model, remat="none", remat_bytes=0.0, remat_offload="")
+    return dataclasses.replace(model, compute_dtype="float32", attention_impl="xla", scan_unroll=1)
+
+
+@functools.lru_cache(maxsize=32)
+def _declared(
+    model: ModelConfig, optimizer: OptimizerConfig, rules: ShardingRules
+) -> tuple[parameters.Params, list[_Leaf], list[_Leaf]]:
+    """Declared weights, parameters, and what else a state holds. Traces the network, which takes a second."""
+    mesh = abstract_mesh(full_sizes({}))
     with jax.sharding.use_abstract_mesh(mesh):
-        network = build(model, experiment.rules)
-        optimizer = make_optimizer(experiment.optimizer, parameters.weights(network), experiment.rules)
-        target = abstract_state(network, optimizer, experiment.rules, mesh)
-    params = sum(map(_device_bytes, jax.tree.leaves(target.params)))
-    return {"parameters": params, "optimizer": sum(map(_device_bytes, jax.tree.leaves(target))) - params}
+        network = build(model, rules)
+        weights = parameters.weights(network)
+        target = abstract_state(network, make_optimizer(optimizer, weights, rules), rules, mesh)
+    params, others = jax.tree.leaves(target.params), jax.tree.leaves((target.step, target.opt_state))
+
+    def leaf(x: Any) -> _Leaf:
+        return _Leaf(x.shape, x.dtype.itemsize, tuple(x.sharding.spec))
+
+    return weights, [leaf(x) for x in params], [leaf(x) for x in others]
 
 
-def _device_bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
-    return math.prod(shape) * leaf.dtype.itemsize
-
-
-def _tokens(experiment: Experiment, model: ModelConfig, sizes: Mapping[str, int]) -> tuple[int, int]:
-    """Tokens of one device in one microbatch, and rows of it."""
-    parts = shards(experiment.rules.batch, dict(sizes))
+def _tokens(experiment: Experiment, model: ModelConfig, sizes: Mapping[str, int]) -> int:
+    """Tokens of one device in one microbatch."""
+    parts, length = (shards(axes, dict(sizes)) for axes in (experiment.rules.batch, experiment.rules.length))
     rows = math.ceil(experiment.train.global_batch / experiment.train.microbatches / parts)
-    return rows * math.ceil(model.max_length / shards(experiment.rules.length, dict(sizes))), rows
+    return rows * math.ceil(model.max_length / length)
 
 
-def _activations(model: ModelConfig, rules: ShardingRules, sizes: Mapping[str, int], rows: int) -> tuple[float, float]:
+def _activations(model: ModelConfig, rules: ShardingRules, sizes: Mapping[str, int]) -> tuple[float, float]:
     """Bytes a token and layer: kept for the backward pass, and made again by it for the layer it is at."""
     number = _itemsize(model.compute_dtype)
     if not model.attends:
@@ -136,9 +178,9 @@ def _activations(model: ModelConfig, rules: ShardingRules, sizes: Mapping[str, i
     if model.remat in ("none", "dots"):
         kept = everything if model.remat == "none" else number * (residual + products)
     else:
-        batch, length, layers = shards(rules.batch, dict(sizes)), model.max_length, model.num_layers
-        tokens = rows * length // shards(rules.length, dict(sizes)) * (layers + model.num_encoder_layers)
-        inputs, named = priced(model, rules, sizes, rows=rows * batch, length=length, source_length=length)
+        one_each, length = shards(rules.batch, dict(sizes)), model.max_length  # rows
+        tokens = length // shards(rules.length, dict(sizes)) * (model.num_layers + model.num_encoder_layers)
+        inputs, named = priced(model, rules, sizes, rows=one_each, length=length, source_length=length)
         kept = (inputs + sum(saving.bytes for saving in named if saving.name in model.remat.split(","))) / tokens
     return kept, everything - kept
 
@@ -159,11 +201,9 @@ def _gathered(laid: list[Laid], number: int) -> int:
 
 
 def _batch_bytes(experiment: Experiment, sizes: Mapping[str, int]) -> int:
-    rules, tokenizer = experiment.rules, CharTokenizer("a")  # shapes of rows do not depend on the tokeniser
-    features = row_features(objective_of(experiment, tokenizer)[1], experiment.data.packing)
-    rows = experiment.train.global_batch // shards(rules.batch, dict(sizes))
-    length = shards(rules.length, dict(sizes))
-    return sum(rows * math.prod(shape) // length * np.dtype(kind).itemsize for shape, kind in features.values())
+    rows = experiment.train.global_batch // shards(experiment.rules.batch, dict(sizes))
+    length, arrays = shards(experiment.rules.length, dict(sizes)), features(experiment).values()
+    return sum(rows * math.prod(shape) // length * np.dtype(kind).itemsize for shape, kind in arrays)
 
 
 def _itemsize(name: str) -> int:

@@ -1,0 +1,143 @@
+"""Answers to running out of memory: what the error says in numbers, what fills a device, and what would help most."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from launch.experiment import Experiment
+from launch.plan.variants import Variant, as_it_is, vary
+from train.console import size
+from train.meter import TrainingError
+
+_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_NUMBER = r"([\d.]+) ?([KMGT]?)(?:i?B)?"
+# What XLA says for TPUs (two wordings of its compiler, two of its run time), for GPUs and for CPUs.
+_TEXTS = (
+    rf"Used {_NUMBER} of {_NUMBER} hbm",
+    rf"required .*?\({_NUMBER}\) exceeds available HBM \({_NUMBER}\)",
+    rf"[Aa]ttempting to (?:allocate|reserve) {_NUMBER}\b.*?There are {_NUMBER} free",
+    rf"[Oo]ut of memory (?:while trying to allocate|allocating|trying to allocate) {_NUMBER}",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shortage:
+    """What an out-of-memory error says. None: it does not."""
+
+    asked: int | None  # bytes on one device: of all, or of the one request that was too much
+    there: int | None  # bytes of a device, or those that were free
+
+    @property
+    def missing(self) -> int | None:
+        return None if self.asked is None or self.there is None else max(self.asked - self.there, 0)
+
+    def __str__(self) -> str:
+        there = "" if self.there is None else f", {size(self.there)} there"
+        return "out of memory" + ("" if self.asked is None else f": {size(self.asked)} asked for{there}")
+
+
+def shortage(error: BaseException) -> Shortage | None:
+    """What an error says of memory that a device lacks, or None where it is about something else."""
+    text = str(error)
+    if not isinstance(error, RuntimeError) or not re.search(r"RESOURCE_EXHAUSTED|[Oo]ut of memory", text):
+        return None
+    for pattern in _TEXTS:
+        if found := re.search(pattern, text, re.DOTALL):
+            asked, there = found.groups()[:2], found.groups()[2:]
+            return Shortage(_bytes(*asked), _bytes(*there) if there else None)
+    return Shortage(None, None) if "memory" in text.lower() else None
+
+
+@contextlib.contextmanager
+def answered(experiment: Experiment, mesh: Mapping[str, int], compiled: Any = None) -> Iterator[None]:
+    """Turns an out-of-memory error of its body into a TrainingError that says what to do.
+
+    Args:
+        experiment: what runs, its vocabulary known.
+        mesh: the size of each axis.
+        compiled: the step, once there is one: its memory is told beside the estimate.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        lack = shortage(error)
+        if lack is None:
+            raise
+        raise TrainingError(answer(lack, experiment, mesh, compiled)) from error
+
+
+def answer(lack: Shortage, experiment: Experiment, mesh: Mapping[str, int], compiled: Any = None) -> str:
+    """A shortage, the bytes of one device by kind, and the three changes that save most, for the command line."""
+    now = as_it_is(experiment, mesh)
+    lines = [str(lack), f"  on a device, by count: {told(now.bytes)}; {size(now.total)} in all"]
+    if compiled is not None:
+        memory = compiled.memory_analysis()
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        lines.append(f"  by the compiler: {size(held)} state and batch, {size(memory.temp_size_in_bytes)} temporaries")
+    lines += ["what would help most, each by itself:", *(f"  {line}" for line in advice(now, lack.missing))]
+    lines.append("What is saved of the run stays: the same command with one of these goes on from there")
+    return "\n".join(lines)
+
+
+def advice(now: Variant, needed: int | None) -> list[str]:
+    """The three changes that save most, as lines with the overrides and the saving on a device, by count.
+
+    Of each kind of change the mildest that saves `needed` bytes, or the strongest where none does; the mildest that
+    saves anything where it is not known what is needed. What would be another run comes last, and says so.
+    """
+    lines = []
+    for steps, note in ((_same_run(now), ""), (_other_run(now), "; computes something else: another --config.run.dir")):
+        found = [best for of_a_kind in steps if (best := _enough(now, of_a_kind, needed))]
+        for best in sorted(found, key=lambda one: one.total):
+            saved = now.total - best.total
+            alone = "" if needed is None or saved >= needed else f", not the {size(needed)} that are missing"
+            lines.append(f"{' '.join(best.overrides)}   saves about {size(saved)}{alone}{note}")
+    return lines[:3]
+
+
+def told(held: Mapping[str, int]) -> str:
+    """Bytes by kind for people, the largest first; what is nothing is left out."""
+    return ", ".join(f"{kind} {size(n)}" for kind, n in sorted(held.items(), key=lambda item: -item[1]) if n)
+
+
+def _same_run(now: Variant) -> Iterator[list[Variant]]:
+    """Changes of layout and schedule, mildest first, a list for each kind."""
+    t, sizes = now.experiment.train, now.sizes
+    yield _each(now, ({"train.microbatches": t.microbatches * n} for n in _doublings(t.global_batch // t.microbatches)))
+    no_budget = {"model.remat_bytes": 0.0} if now.experiment.model.remat == "budget" else {}
+    yield _each(now, ({"model.remat": name, **no_budget} for name in ("dots", "full")))
+    yield _each(now, ({"train.loss_chunks": t.loss_chunks * n} for n in _doublings(64)))
+    for axis in ("fsdp", "tensor"):
+        # Devices that hold copies are the first to be given another task.
+        source = "data" if sizes["data"] > 1 or axis == "fsdp" else "fsdp"
+        moved = (n for n in _doublings(sizes[source]) if sizes[source] % n == 0)
+        yield _each(now, ({f"mesh.{source}": sizes[source] // n, f"mesh.{axis}": sizes[axis] * n} for n in moved))
+
+
+def _other_run(now: Variant) -> Iterator[list[Variant]]:
+    model = now.experiment.model
+    yield _each(now, ({"model.max_length": model.max_length // n} for n in _doublings(8) if model.max_length % n == 0))
+    yield _each(now, [{"model.compute_dtype": "bfloat16"}])
+    yield _each(now, [{"optimizer.moments_dtype": "bfloat16"}])
+
+
+def _each(now: Variant, changes: Iterable[Mapping[str, Any]]) -> list[Variant]:
+    """Those variants that can be, and save enough to be worth a word."""
+    made = (vary(now.experiment, now.sizes, change) for change in changes)
+    return [one for one in made if one is not None and one.total < 0.99 * now.total]
+
+
+def _enough(now: Variant, steps: list[Variant], needed: int | None) -> Variant | None:
+    enough = (one for one in steps if now.total - one.total >= (needed or 0))
+    return next(enough, min(steps, key=lambda one: one.total, default=None))
+
+
+def _doublings(most: int) -> Iterator[int]:
+    """2, 4, 8 … up to `most`."""
+    return (2**n for n in range(1, max(most, 1).bit_length()))
+
+
+def _bytes(number: str, unit: str) -> int:
+    return round(float(number) * _UNITS[unit])

@@ -102,6 +102,11 @@ def check(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:
             "optimizer.stochastic_rounding is True, but moments and parameters are float32, which nothing rounds: set "
             "optimizer.moments_dtype or model.param_dtype to bfloat16, or leave it False"
         )
+    if experiment.model.architecture in RECURRENT and (parts := shards(rules.length, dict(mesh.shape))) > 1:
+        raise ValueError(
+            f"mesh axes {rules.length!r} cut the length into {parts} parts: an architecture "
+            f"{experiment.model.architecture!r} reads one token after the other, use mesh.context=1"
+        )
     check_objective(experiment.objective, experiment.model.max_length)
     check_stages(experiment.data, experiment.train.steps)
     make_schedule(experiment.optimizer, experiment.train.steps)

@@ -9,56 +9,14 @@ import jax.numpy as jnp
 from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
+from model import ring
 from model.cache import Cache
-from model.layers import Dropout, Initializer, Linear
-from model.positions import Rotate
+from model.layers import Initializer, Linear, WeightDropout
+from model.mask import MASKED, MaskSpec
+from model.positions import Rotate, ScoreBias
 from model.sharding import ShardingRules
 
-MASKED = -1e30  # finite, so that a row with nothing to see stays free of NaN
 CHUNKS = 4  # parts of the queries of causal attention, none of which looks at keys behind its end
-
-
-class MaskSpec(struct.PyTreeNode):
-    """Which keys a query sees: those of its own segment, and where `causal`, those at or before it or in the prefix.
-
-    A *slot* is a place in the key array. Query t stands in slot `query_offset + t`, or t where that is None.
-    Segment 0 is padding. With a `window`, a query sees only the last `window` slots up to its own.
-    """
-
-    causal: bool = struct.field(pytree_node=False, default=True)
-    window: int = struct.field(pytree_node=False, default=0)
-    query_offset: jax.Array | None = None
-    query_segments_BT: jax.Array | None = None
-    key_segments_BS: jax.Array | None = None
-    prefix_BS: jax.Array | None = None  # not 0: a key that every query of its segment sees
-
-    def allowed(self, T: int, S: int) -> jax.Array | None:
-        """The mask as booleans, (1 or B, 1, T, S), or None where every query sees every key."""
-        allowed = None
-        ahead_TS = jnp.arange(S)[None, :] - self.query_slots(T)[:, None]
-        if self.causal:
-            allowed = (ahead_TS <= 0)[None, None]
-            if self.prefix_BS is not None:
-                allowed = allowed | (self.prefix_BS != 0)[:, None, None, :]
-        if self.window:
-            near = (ahead_TS > -self.window)[None, None]
-            if not self.causal:
-                near &= (ahead_TS < self.window)[None, None]
-            allowed = near if allowed is None else allowed & near
-        if self.query_segments_BT is not None and self.key_segments_BS is not None:
-            same = (self.query_segments_BT[:, :, None] == self.key_segments_BS[:, None, :])[:, None]
-            allowed = same if allowed is None else allowed & same
-        return allowed
-
-    def query_slots(self, T: int) -> jax.Array:
-        """int32 (T,)."""
-        return jnp.arange(T) + (0 if self.query_offset is None else self.query_offset)
-
-    def part(self, start: int, end: int) -> "MaskSpec":
-        """The mask of queries `start` to `end` over keys 0 to `end`; only where there is neither offset nor prefix."""
-        queries = None if self.query_segments_BT is None else self.query_segments_BT[:, start:end]
-        keys = None if self.key_segments_BS is None else self.key_segments_BS[:, :end]
-        return MaskSpec(self.causal, self.window, jnp.int32(start), queries, keys)
 
 
 class Context(struct.PyTreeNode):
@@ -66,7 +24,7 @@ class Context(struct.PyTreeNode):
 
     positions_BT: jax.Array
     mask: MaskSpec
-    bias_1HTS: jax.Array | None = None  # added to the scores of self-attention
+    bias: jax.Array | ScoreBias | None = None  # added to the scores of self-attention; see `attention`
     source_BSD: jax.Array | None = None  # what cross-attention looks at; None: keys and values are in the cache
     source_mask: MaskSpec | None = None
     train: bool = struct.field(pytree_node=False, default=False)
@@ -76,21 +34,29 @@ def attention(
     q_BHTK: jax.Array,
     k_BGSK: jax.Array,
     v_BGSK: jax.Array,
-    bias_1HTS: jax.Array | None,
+    bias: jax.Array | ScoreBias | None,
     mask: MaskSpec,
     *,
     scale: float,
     softcap: float = 0.0,
     impl: str = "xla",
-    drop: Callable[[jax.Array], jax.Array] | None = None,
+    drop: WeightDropout | None = None,
+    rules: ShardingRules | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1), o_BHTK in the type of `q_BHTK`.
 
     H query heads share G key-value heads, in order (H a multiple of G). Scores are `scale * q·k`, then bent to
-    `c * tanh(scores / c)` with a `softcap` c, then `bias_1HTS` is added. `drop` acts on the attention weights.
+    `c * tanh(scores / c)` with a `softcap` c, then `bias` is added, (1, H, T, S) or described. `drop` acts on the
+    attention weights. Where `rules` cut the length, keys go round a ring of devices (`model.ring`), whatever `impl`;
+    a bias that is built already is never cut.
     """
+    B, _, T, _ = q_BHTK.shape
+    if rules is not None and not isinstance(bias, jax.Array) and ring.cuts(rules, B, T, k_BGSK.shape[2]):
+        return ring.ring_attention(q_BHTK, k_BGSK, v_BGSK, bias, mask, scale, softcap, drop, rules)
+    if isinstance(bias, ScoreBias):
+        bias = bias(mask.query_slots(T), mask.key_slots(k_BGSK.shape[2]))
     attend = IMPLEMENTATIONS[impl]
-    o_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask, scale, softcap, drop or (lambda weights: weights))
+    o_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, bias, mask, scale, softcap, drop or (lambda weights: weights))
     return checkpoint_name(o_BHTK, "attention")
 
 
@@ -116,7 +82,7 @@ def xla_attention(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask: MaskSpec, scale, soft
     Long causal rows are done in `CHUNKS` parts, which leaves out 3/8 of the scores: those that no query may see.
     """
     T = q_BHTK.shape[2]
-    whole = not mask.causal or mask.query_offset is not None or mask.prefix_BS is not None
+    whole = not mask.causal or not mask.in_order or mask.prefix_BS is not None
     if whole or T < 64 * CHUNKS or T % CHUNKS:
         return _attend(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask, scale, softcap, drop)
     parts = []
@@ -215,8 +181,8 @@ class Attention(nn.Module):
         if cache is not None:
             cache = cache.write(layer, k_BGSK, v_BGSK)
             k_BGSK, v_BGSK = cache.read(layer)
-        drop = _dropper(self.dropout, context.train)
-        o_BHTK = self.attend(q_BHTK, k_BGSK, v_BGSK, context.bias_1HTS, context.mask, drop=drop)
+        drop = _drop(self, self.dropout, context.train)
+        o_BHTK = self.attend(q_BHTK, k_BGSK, v_BGSK, context.bias, context.mask, drop=drop)
         return self.heads.output(o_BHTK), cache
 
 
@@ -239,11 +205,10 @@ class CrossAttention(nn.Module):
         else:
             assert cache is not None, "EncoderDecoder asks for a source or a cache"
             k_BGSK, v_BGSK = cache.read_source(layer)
-        drop, mask = _dropper(self.dropout, context.train), context.source_mask or MaskSpec(causal=False)
+        drop, mask = _drop(self, self.dropout, context.train), context.source_mask or MaskSpec(causal=False)
         o_BHTK = self.attend(q_BHTK, k_BGSK, v_BGSK, None, mask, drop=drop)
         return self.heads.output(o_BHTK), cache
 
 
-def _dropper(rate: float, train: bool) -> Callable[[jax.Array], jax.Array]:
-    dropout = Dropout(rate)
-    return lambda weights: dropout(weights, train)
+def _drop(module: nn.Module, rate: float, train: bool) -> WeightDropout | None:
+    return WeightDropout(module.make_rng("dropout"), rate) if train and rate else None

@@ -100,7 +100,7 @@ def _stack(
         param_dtype=c.param_dtype,
     )
     scale = c.attention_scale or c.head_dim**-0.5
-    attend = functools.partial(attention, scale=scale, softcap=c.attention_softcap, impl=c.attention_impl)
+    attend = functools.partial(attention, scale=scale, softcap=c.attention_softcap, impl=c.attention_impl, rules=rules)
     mlp = functools.partial(
         MLP, c.embed_dim, c.mlp_dim, ACTIVATIONS[c.mlp], c.gated, init.inner, init.mlp_down, rules,
         c.bias in ("mlp", "all"), c.param_dtype,

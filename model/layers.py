@@ -6,6 +6,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from model.parameters import declare
 
@@ -32,15 +33,9 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x_letters, kernel_letters, out_letters = self.equation.replace("->", ",").split(",")
         summed = len(set(x_letters) & set(kernel_letters))
-        batch, inner = x.shape[: x.ndim - summed], math.prod(self.shape[:summed])
-        assert out_letters == x_letters[: len(batch)] + kernel_letters[summed:], self.equation
+        assert out_letters == x_letters[: x.ndim - summed] + kernel_letters[summed:], self.equation
         kernel = self.param("kernel", declare(self.initializer, *self.axes), self.shape, self.param_dtype)
-        # Two matrices: of a product of more dimensions, XLA computes the kernel's gradient at half the speed on CPU.
-        y = jnp.matmul(
-            x.reshape(-1, inner),
-            kernel.astype(x.dtype).reshape(inner, -1),
-            preferred_element_type=self.out_dtype,
-        ).reshape(*batch, *self.shape[summed:])
+        y = _product(x, kernel.astype(x.dtype), summed, self.out_dtype)
         if self.bias_axes is None:
             return y
         zeros = declare(nn.initializers.zeros_init(), *self.bias_axes)
@@ -67,12 +62,24 @@ class Embedding(nn.Module):
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
         """Scores (B, T, V) in f32."""
-        rows_ND, table_VD = x_BTD.reshape(-1, self.embed_dim), self.table_VD.astype(x_BTD.dtype)
-        if len(rows_ND) <= FEW:  # the table first: it is read as it lies (a quarter less time for one row on CPU)
-            logits_NV = jnp.matmul(table_VD, rows_ND.T, preferred_element_type=jnp.float32).T
-        else:
-            logits_NV = jnp.matmul(rows_ND, table_VD.T, preferred_element_type=jnp.float32)
+        table_VD = self.table_VD.astype(x_BTD.dtype)
+        if math.prod(x_BTD.shape[:-1]) > FEW:
+            return _product(x_BTD, table_VD.T, 1, "float32")
+        # The table first: it is read as it lies (a quarter less time for one row on CPU).
+        rows_ND = x_BTD.reshape(-1, self.embed_dim)
+        logits_NV = jnp.matmul(table_VD, rows_ND.T, preferred_element_type=jnp.float32).T
         return logits_NV.reshape(*x_BTD.shape[:-1], self.vocab_size)
+
+
+def _product(x: jax.Array, kernel: jax.Array, summed: int, out_dtype: str | None) -> jax.Array:
+    """The sum over the last `summed` dimensions of `x`, which are the first ones of the kernel."""
+    if jax.sharding.get_abstract_mesh().size > 1:
+        # A dimension that joins batch and length cannot be cut along both: the devices would gather the length.
+        return jnp.tensordot(x, kernel, summed, preferred_element_type=out_dtype)
+    # Two matrices: of a product of more dimensions, XLA computes the kernel's gradient at half the speed on CPU.
+    inner, outer = math.prod(kernel.shape[:summed]), kernel.shape[summed:]
+    y = jnp.matmul(x.reshape(-1, inner), kernel.reshape(inner, -1), preferred_element_type=out_dtype)
+    return y.reshape(*x.shape[: x.ndim - summed], *outer)
 
 
 class TokenTypes(nn.Module):
@@ -143,3 +150,21 @@ class Dropout(nn.Module):
             return x
         keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, x.shape)
         return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+
+class WeightDropout(struct.PyTreeNode):
+    """Dropout of attention weights, which may come in blocks: what is dropped in a block is known from its number."""
+
+    key: jax.Array
+    rate: float = struct.field(pytree_node=False)
+
+    def __call__(self, weights: jax.Array) -> jax.Array:
+        keep = jax.random.bernoulli(self.key, 1.0 - self.rate, weights.shape)
+        return jnp.where(keep, weights / (1.0 - self.rate), jnp.zeros_like(weights))
+
+    def block(self, *numbers: jax.Array) -> "WeightDropout":
+        """Of the block with these numbers, int32 scalars."""
+        key = self.key
+        for number in numbers:
+            key = jax.random.fold_in(key, number)
+        return self.replace(key=key)

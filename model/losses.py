@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from model import ring
 from model.chunks import split, summed_in_chunks
 from model.sharding import ShardingRules, shards
 from model.transformer import Output, apply
@@ -16,6 +17,7 @@ from model.transformer import Output, apply
 Batch = Mapping[str, jax.Array]
 # Features of a batch that a network takes as they are, with the name of the argument.
 INPUTS = {
+    "slots": "slots_T",
     "segments": "segments_BT",
     "positions": "positions_BT",
     "token_types": "token_types_BT",
@@ -84,7 +86,7 @@ def language_model_loss(
     rules = rules or ShardingRules()
 
     def loss(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        train = key is not None
+        batch, train = _dealt(batch, rules), key is not None
         entropy = functools.partial(
             cross_entropy,
             label_smoothing=label_smoothing if train else 0.0,
@@ -123,6 +125,20 @@ def span_loss(model: nn.Module) -> LossFn:
         return Sums(jnp.sum(jnp.mean(nats_B2, axis=1) * batch["weights"]), jnp.sum(batch["weights"]))
 
     return loss
+
+
+def _dealt(batch: Batch, rules: ShardingRules) -> Batch:
+    """Tokens in the order in which a ring of devices has as much to do on each, and their slots; or as they were.
+
+    The ids move, once, so that no activation has to. A source is read in both directions: it stays.
+    """
+    B, T = batch["inputs"].shape
+    if not ring.cuts(rules, B, T):
+        return batch
+    slots_T = ring.dealt(T, ring.parts(rules))
+    moved = {name: x for name, x in batch.items() if not name.startswith("source") and x.shape[:2] == (B, T)}
+    moved = {name: rules.constrain(x[:, slots_T], "batch", "length") for name, x in moved.items()}
+    return {**batch, **moved, "slots": jnp.asarray(slots_T)}
 
 
 def _output(model: nn.Module, params: Any, batch: Batch, key: jax.Array | None) -> Output:

@@ -1,5 +1,6 @@
 """How a network knows where a token stands: added to embeddings, turned into queries and keys, or added to scores."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -7,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
-from model.layers import Initializer, small_lookup
+from model.layers import Initializer
 from model.parameters import declare
 
 Rotate = Callable[[jax.Array, jax.Array], jax.Array]
@@ -53,12 +55,20 @@ class NoPositions(nn.Module):
         return x_BTD
 
 
-class RelativePositions(nn.Module):
-    """A learned bias for each head and bucket of distances (Raffel et al. 2020, section 2.1): (1, H, T, S), f32.
+class ScoreBias(struct.PyTreeNode):
+    """What is added to attention scores, described: a weighted sum of features of the distance from query to key."""
 
-    Half of the buckets are one distance each, the others grow geometrically up to `max_distance`. Where queries see
-    both sides, half of all buckets are for keys behind the query.
-    """
+    weights_RH: jax.Array  # f32
+    features: Callable[[jax.Array], jax.Array] = struct.field(pytree_node=False)  # int32 (T, S) -> f32 (T, S, R)
+
+    def __call__(self, query_slots_T: jax.Array, key_slots_S: jax.Array) -> jax.Array:
+        """bias_1HTS, f32."""
+        distance_TS = key_slots_S[None, :] - query_slots_T[:, None]
+        return jnp.transpose(self.features(distance_TS) @ self.weights_RH, (2, 0, 1))[None]
+
+
+class RelativePositions(nn.Module):
+    """A learned bias for each head and bucket of distances (Raffel et al. 2020, section 2.1)."""
 
     buckets: int
     max_distance: int
@@ -68,12 +78,27 @@ class RelativePositions(nn.Module):
     param_dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, query_slots_T: jax.Array, key_slots_S: jax.Array) -> jax.Array:
+    def __call__(self) -> ScoreBias:
         declared = declare(self.initializer, "position", "heads")
         table = self.param("embedding", declared, (self.buckets, self.num_heads), self.param_dtype)
-        distance_TS = key_slots_S[None, :] - query_slots_T[:, None]
-        bias_TSH = small_lookup(table.astype(jnp.float32), self._bucket(distance_TS))
-        return jnp.transpose(bias_TSH, (2, 0, 1))[None]
+        return ScoreBias(table.astype(jnp.float32), Buckets(self.buckets, self.max_distance, self.bidirectional))
+
+
+@dataclasses.dataclass(frozen=True)
+class Buckets:
+    """One feature a bucket of distances: 1 in it, 0 elsewhere. A product with them has a product as gradient, where
+    a look-up has a scatter-add, slow on GPUs.
+
+    Half of the buckets are one distance each, the others grow geometrically up to `max_distance`. Where queries see
+    both sides, half of all buckets are for keys behind the query.
+    """
+
+    buckets: int
+    max_distance: int
+    bidirectional: bool
+
+    def __call__(self, distance_TS: jax.Array) -> jax.Array:
+        return jax.nn.one_hot(self._bucket(distance_TS), self.buckets, dtype=jnp.float32)
 
     def _bucket(self, distance: jax.Array) -> jax.Array:
         buckets, first = self.buckets, jnp.zeros_like(distance)
@@ -91,13 +116,17 @@ class RelativePositions(nn.Module):
 
 
 class ALiBi(nn.Module):
-    """Scores fall linearly with distance, at a slope of each head's own (Press et al. 2022): (1, H, T, S), f32."""
+    """Scores fall linearly with distance, at a slope of each head's own (Press et al. 2022)."""
 
     num_heads: int
 
-    def __call__(self, query_slots_T: jax.Array, key_slots_S: jax.Array) -> jax.Array:
-        distance_TS = jnp.abs(key_slots_S[None, :] - query_slots_T[:, None]).astype(jnp.float32)
-        return -jnp.asarray(alibi_slopes(self.num_heads))[None, :, None, None] * distance_TS
+    def __call__(self) -> ScoreBias:
+        return ScoreBias(-jnp.asarray(alibi_slopes(self.num_heads))[None, :], farness)
+
+
+def farness(distance_TS: jax.Array) -> jax.Array:
+    """How far off a key is, on either side: f32 (T, S, 1)."""
+    return jnp.abs(distance_TS).astype(jnp.float32)[:, :, None]
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from model.attention import Context, MaskSpec
+from model import ring
+from model.attention import Context
 from model.cache import Cache
 from model.layers import Dropout
+from model.mask import MaskSpec
 from model.sharding import ShardingRules
 
 Factory = Callable[..., nn.Module]
@@ -120,6 +122,7 @@ class Stack(nn.Module):
         self,
         x_BTD: jax.Array,
         *,
+        slots_T: jax.Array | None = None,
         segments_BT: jax.Array | None = None,
         positions_BT: jax.Array | None = None,
         token_types_BT: jax.Array | None = None,
@@ -132,9 +135,10 @@ class Stack(nn.Module):
         B, T, _ = x_BTD.shape
         first = jnp.int32(0) if cache is None else cache.filled
         if positions_BT is None:
-            positions_BT = jnp.broadcast_to(first + jnp.arange(T, dtype=jnp.int32), (B, T))
+            slots = first + jnp.arange(T, dtype=jnp.int32) if slots_T is None else slots_T
+            positions_BT = jnp.broadcast_to(slots, (B, T))
         if cache is None:
-            mask = MaskSpec(self.causal, self.window, None, segments_BT, segments_BT, prefix_BT)
+            mask = MaskSpec(self.causal, self.window, None, segments_BT, segments_BT, prefix_BT, slots_T, slots_T)
         else:
             segments_BT = jnp.ones((B, T), jnp.int32) if segments_BT is None else segments_BT
             segments_BS = jax.lax.dynamic_update_slice(cache.segments_BS, segments_BT, (0, first))
@@ -149,7 +153,9 @@ class Stack(nn.Module):
             queries_BT = jnp.ones((B, T), jnp.int32) if segments_BT is None else segments_BT
             source_mask = MaskSpec(False, query_segments_BT=queries_BT, key_segments_BS=source_segments_BS)
         S = T if cache is None else cache.segments_BS.shape[1]
-        bias = None if self.bias is None else self.bias(name="relative")(mask.query_slots(T), jnp.arange(S))
+        bias = None if self.bias is None else self.bias(name="relative")()
+        if bias is not None and not ring.cuts(self.rules, B, T, S):  # built once, for all layers
+            bias = bias(mask.query_slots(T), mask.key_slots(S))
         context = Context(positions_BT, mask, bias, source_BSD, source_mask, train)
         layers = jnp.arange(self.num_layers)
         x_BTD, cache = self.run(self.layers(name="layers"), (x_BTD, cache), layers, context)
@@ -179,6 +185,7 @@ class Transformer(nn.Module):
         self,
         ids_BT: jax.Array,
         *,
+        slots_T: jax.Array | None = None,
         segments_BT: jax.Array | None = None,
         positions_BT: jax.Array | None = None,
         token_types_BT: jax.Array | None = None,
@@ -190,8 +197,9 @@ class Transformer(nn.Module):
         """The network on token ids, int32.
 
         Args:
+            slots_T: int32; the place in the row of each token, where they are not in order (see `model.ring`).
             segments_BT: int32; tokens see only tokens of their own segment, 0 is padding. None: one segment.
-            positions_BT: int32; None: 0, 1, 2, … (after the filled slots of the cache).
+            positions_BT: int32; None: the slots, 0, 1, 2, … (after the filled slots of the cache).
             token_types_BT: int32; which text of a pair a token is from. None: all 0.
             prefix_BT: int32; a decoder's tokens of the prefix (not 0) are seen by their whole segment.
             cache: what a decoder keeps of earlier tokens, from `model.decoding.empty_cache` or an earlier call.
@@ -201,6 +209,7 @@ class Transformer(nn.Module):
         embedding = self.embedding(name="embedding")
         x_BTD, cache = self.stack()(
             embedding(ids_BT),
+            slots_T=slots_T,
             segments_BT=segments_BT,
             positions_BT=positions_BT,
             token_types_BT=token_types_BT,
@@ -230,6 +239,7 @@ class EncoderDecoder(nn.Module):
         source_BS: jax.Array | None = None,
         source_segments_BS: jax.Array | None = None,
         source_positions_BS: jax.Array | None = None,
+        slots_T: jax.Array | None = None,
         segments_BT: jax.Array | None = None,
         positions_BT: jax.Array | None = None,
         cache: Cache | None = None,
@@ -258,6 +268,7 @@ class EncoderDecoder(nn.Module):
             source_BSD, source_segments_BS = None, cache.source_segments_BS
         x_BTD, cache = self.decoder(name="decoder")(
             embedding(ids_BT),
+            slots_T=slots_T,
             segments_BT=segments_BT,
             positions_BT=positions_BT,
             source_BSD=source_BSD,

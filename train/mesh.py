@@ -84,11 +84,18 @@ def check_batch(mesh: Mesh | AbstractMesh, rules: ShardingRules, global_batch: i
 
 
 def check_length(mesh: Mesh | AbstractMesh, rules: ShardingRules, length: int) -> None:
-    """Fails where the length of a sequence cannot be cut into equal parts."""
+    """Fails where the length of a sequence cannot be cut into equal parts: two for each device (`model.ring`).
+
+    Raises:
+        ValueError: with the numbers, and the lengths that would work.
+    """
     parts = shards(rules.length, dict(mesh.shape))
-    if length % parts:
+    if parts > 1 and length % (2 * parts):
+        low = length // (2 * parts) * 2 * parts
+        better = f"{low} or {low + 2 * parts}" if low else str(2 * parts)
         raise ValueError(
-            f"model.max_length {length} is not divisible by the {parts} parts of mesh axis {rules.length!r}"
+            f"length {length} (model.max_length, or what the objective makes of it) is not divisible by twice the "
+            f"{parts} parts of mesh axes {rules.length!r}, an early and a late one for each: use {better}"
         )
 
 

@@ -48,7 +48,7 @@ def test_alibi_slopes_of_a_power_of_two_are_a_geometric_series(heads):
 def test_alibi_slopes_of_other_numbers_are_filled_from_the_next_power():
     # Press et al. 2022, as released: 12 heads take the 8 slopes of 8 and every second of the 16 slopes of 16.
     np.testing.assert_allclose(alibi_slopes(12)[8:], [2 ** (-(i + 0.5)) for i in range(4)], rtol=1e-6)
-    bias = ALiBi(12).apply({}, jnp.asarray([5]), jnp.arange(7))
+    bias = ALiBi(12).apply({})(jnp.asarray([5]), jnp.arange(7))
     np.testing.assert_allclose(bias[0, 8, 0], [-(2**-0.5) * abs(s - 5) for s in range(7)], rtol=1e-6)
 
 
@@ -75,7 +75,7 @@ def test_relative_buckets(bidirectional, buckets, far):
         buckets, far, 1, bidirectional, lambda key, shape, dtype: jnp.arange(float(buckets))[:, None]
     )
     variables = {"params": {"embedding": jnp.arange(float(buckets))[:, None]}}
-    found = model.apply(variables, jnp.asarray([300]), jnp.arange(601))[0, 0, 0]
+    found = model.apply(variables)(jnp.asarray([300]), jnp.arange(601))[0, 0, 0]
     expected = [bucket_by_hand(s - 300, buckets, far, bidirectional) for s in range(601)]
     np.testing.assert_array_equal(found, expected)
     assert max(expected) == buckets - 1 and min(expected) == 0
@@ -133,6 +133,6 @@ def test_relative_and_token_type_tables_have_gradients_without_scatter():
     model = RelativePositions(8, 20, 2, True, lambda key, shape, dtype: jnp.ones(shape, dtype))
     params = {"embedding": jnp.ones((8, 2))}
     text = jax.jit(
-        jax.grad(lambda p: jnp.sum(model.apply({"params": p}, jnp.arange(6), jnp.arange(6)) ** 2))
+        jax.grad(lambda p: jnp.sum(model.apply({"params": p})(jnp.arange(6), jnp.arange(6)) ** 2))
     ).lower(params).as_text()  # fmt: skip
     assert "scatter" not in text

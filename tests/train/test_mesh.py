@@ -51,8 +51,11 @@ def test_batch_that_the_mesh_cannot_cut():
 
 
 def test_length_that_the_mesh_cannot_cut():
-    with pytest.raises(ValueError, match="max_length 30 is not divisible by the 4 parts"):
-        check_length(make_mesh(MeshConfig(2, 1, 1, 4, 1)), ShardingRules(), 30)
+    mesh, rules = tiny.mesh(context=4), ShardingRules()
+    check_length(mesh, rules, 32)
+    check_length(tiny.mesh(data=4), rules, 31)
+    with pytest.raises(ValueError, match="length 28 .*not divisible by twice the 4 parts.*use 24 or 32"):
+        check_length(mesh, rules, 28)
 
 
 def test_a_placed_batch_is_cut_by_rows():

@@ -1,0 +1,109 @@
+"""A length that the mesh cuts: loss and gradients are those of one device, and nothing of full length is gathered."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from model import parameters
+from model.build import build
+from model.losses import language_model_loss
+from model.sharding import ShardingRules
+from tests import tiny
+from train.mesh import batch_sharding, place_batch
+
+RELATIVE = {"positions": "relative", "relative_buckets": 8, "relative_max_distance": 20}
+T5 = dataclasses.replace(tiny.LLAMA, architecture="encoder_decoder", mlp="reglu", **RELATIVE)
+NETWORKS = {
+    "gpt": tiny.GPT,
+    "llama": tiny.LLAMA,
+    "alibi": dataclasses.replace(tiny.LLAMA, positions="alibi"),
+    "relative": dataclasses.replace(tiny.GPT, **RELATIVE),
+    "t5": T5,
+    "bert": dataclasses.replace(
+        tiny.GPT, architecture="encoder", head="masked_lm", norm_placement="post", token_types=2
+    ),
+    "window": dataclasses.replace(tiny.LLAMA, window=5, attention_softcap=3.0, qk_norm=True),
+    "prefix": dataclasses.replace(tiny.GPT, prefix_lm=True),
+    "remat": dataclasses.replace(tiny.LLAMA, remat="full", scan_unroll=0),
+}
+MESHES = {
+    "context2": {"context": 2},
+    "context4": {"context": 4},
+    "context8": {"context": 8},
+    "fsdp2": {"context": 4, "fsdp": 2},
+    "tensor2": {"context": 2, "tensor": 2, "data": 2},
+}
+
+
+def batch_of(name):
+    """A batch with what each network reads: packed rows, padding, prefixes, sources, pairs."""
+    made, rng = tiny.batch(rows=4), np.random.default_rng(3)
+    lengths = np.asarray([[9, 7, 12, 4], [32, 0, 0, 0], [3, 3, 3, 20], [1, 15, 10, 2]])
+    segments = np.zeros((4, 32), np.int32)
+    for row, ends in enumerate(np.cumsum(lengths, axis=1)):
+        for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True), 1):
+            segments[row, start:end] = number
+    if name in ("gpt", "llama", "alibi", "relative", "window", "remat"):
+        made["segments"] = segments
+    if name in ("gpt", "llama"):
+        starts = np.asarray([[np.argmax(row == number) for number in row] for row in segments])
+        made["positions"] = (np.arange(32) - starts).astype(np.int32)
+    if name == "prefix":
+        made["prefix"] = (np.arange(32) < np.asarray([[5], [17], [1], [30]])).astype(np.int32)
+    if name == "bert":
+        made["segments"] = (np.arange(32) < np.asarray([[32], [20], [7], [1]])).astype(np.int32)
+        made["token_types"] = rng.integers(0, 2, (4, 32), dtype=np.int32)
+    if name == "t5":
+        made["source"] = rng.integers(0, 64, (4, 48), dtype=np.int32)
+        made["source_segments"] = (np.arange(48) < np.asarray([[48], [30], [5], [1]])).astype(np.int32)
+    return made
+
+
+def loss_and_gradients(config, batch, mesh, rules=None, *, compiled=False):
+    """The mean loss and its gradients; or the compiled program."""
+    rules = rules or ShardingRules()
+    with jax.set_mesh(mesh):
+        model = build(config, rules)
+        shardings = parameters.shardings(parameters.weights(model), rules, mesh)
+        params = jax.jit(lambda: parameters.init(model, jax.random.key(0)), out_shardings=shardings)()
+        loss_fn, placed = language_model_loss(model, rules), batch_sharding(mesh, rules)
+
+        def mean(params, batch):
+            sums = loss_fn(params, batch, None)
+            return sums.loss / sums.weight
+
+        step = jax.jit(
+            jax.value_and_grad(mean), in_shardings=(shardings, placed), out_shardings=(None, shardings)
+        ).lower(params, place_batch(batch, placed)).compile()  # fmt: skip
+        return step if compiled else jax.device_get(step(params, place_batch(batch, placed)))
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    known = {}
+
+    def result(name):
+        if name not in known:
+            known[name] = loss_and_gradients(NETWORKS[name], batch_of(name), tiny.mesh())
+        return known[name]
+
+    return result
+
+
+def same(many, one):
+    np.testing.assert_allclose(many[0], one[0], atol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(many[1]), jax.tree.leaves(one[1]), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_on_context_4(name, on_one_device):
+    same(loss_and_gradients(NETWORKS[name], batch_of(name), tiny.mesh(context=4)), on_one_device(name))
+
+
+@pytest.mark.parametrize("mesh", [name for name in MESHES if name != "context4"])
+@pytest.mark.parametrize("name", ["gpt", "t5"])
+def test_every_mesh(name, mesh, on_one_device):
+    same(loss_and_gradients(NETWORKS[name], batch_of(name), tiny.mesh(**MESHES[mesh])), on_one_device(name))

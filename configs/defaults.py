@@ -149,7 +149,7 @@ def get_config() -> ConfigDict:
     )
 
     # -1: all the devices that the other axes leave.
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "expert": 1, "stage": 1})
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "expert": 1, "stage": 1, "slices": -1})
 
     # The preset, and rules that replace its: mesh axes joined by commas, "" for replicated, None for the preset's.
     config.sharding = ConfigDict({"preset": "fsdp_tensor"})

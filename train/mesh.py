@@ -22,6 +22,7 @@ class MeshConfig:
     context: int  # parts of the length
     expert: int  # parts of the experts
     stage: int = 1  # parts of the layers, a pipeline; outside of them also parts of the batch
+    slices: int = -1  # groups of devices with a slow network between them; -1: what the devices say; 1: all wires alike
 
     def sizes(self, num_devices: int) -> dict[str, int]:
         """The size of each axis on `num_devices` devices.
@@ -49,16 +50,69 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with all axes, those of size 1 included, so that one rule set fits every mesh."""
+    """A mesh with all axes, those of size 1 included, so that one rule set fits every mesh.
+
+    Inside a slice jax chooses the order by the wires. Between slices only `data` talks, which does so once a step,
+    and where it has fewer parts than there are slices also `stage`, which hands over one microbatch at a time. The
+    mesh is the same in every process.
+
+    Raises:
+        ValueError: sizes that do not multiply to the number of devices, or slices that `data` and `stage` do not fit.
+    """
     devices = list(devices or jax.devices())
     sizes = config.sizes(len(devices))
-    # jax defaults to Explicit axes, under which constraints assert instead of placing: these are Auto.
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+    slices = _slices(config.slices, devices)
+    data = math.gcd(len(slices), sizes["data"])
+    stage = len(slices) // data
+    if sizes["stage"] % stage:
+        raise ValueError(
+            f"{len(slices)} slices do not fit mesh.data {sizes['data']} and mesh.stage {sizes['stage']}: make one of "
+            f"them {len(slices)} or a multiple, so that only they go over the slow network, or set mesh.slices=1 "
+            "where it is as fast as the wires inside a slice"
+        )
+    names = tuple(sizes)
+    inner = sizes | {"data": sizes["data"] // data, "stage": sizes["stage"] // stage}
+    placed = [_ordered(tuple(inner.values()), members) for members in slices]
+    outer = [{"data": data, "stage": stage}.get(name, 1) for name in names]
+    blocks = np.stack(placed).reshape(*outer, *inner.values())
+    # (outer axes, inner axes) -> each outer axis beside its inner one
+    order = [place for axis in range(len(names)) for place in (axis, len(names) + axis)]
+    # Auto, not Explicit, under which constraints assert instead of placing.
+    types = (AxisType.Auto,) * len(names)
+    return Mesh(blocks.transpose(order).reshape(tuple(sizes.values())), names, axis_types=types)
 
 
 def single_device_mesh(device: Any = None) -> Mesh:
     """A mesh of one device, on which everything is whole."""
     return make_mesh(MeshConfig(1, 1, 1, 1, 1), [device or jax.devices()[0]])
+
+
+def _ordered(shape: tuple[int, ...], devices: list[Any]) -> np.ndarray:
+    if len({getattr(device, "slice_index", 0) for device in devices}) > 1:  # where jax knows no order
+        return np.array(devices).reshape(shape)
+    return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(shape), devices=devices).devices
+
+
+def _slices(asked: int, devices: list[Any]) -> list[list[Any]]:
+    """The devices of each slice, in the order of their numbers. Those that know of no slices are in one."""
+    numbers = [getattr(device, "slice_index", 0) for device in devices]
+    found = [[d for d, n in zip(devices, numbers, strict=True) if n == number] for number in sorted(set(numbers))]
+    if asked == -1:
+        asked = len(found)
+    if asked < 1 or len(devices) % asked:
+        raise ValueError(f"mesh.slices is {asked}: it must divide the {len(devices)} devices, or be -1")
+    if asked == len(found):
+        if len({len(members) for members in found}) > 1:
+            raise ValueError(
+                f"the slices have {', '.join(str(len(members)) for members in found)} devices: they must be alike, "
+                "or set mesh.slices=1"
+            )
+        return found
+    if asked > 1 and len(found) > 1:
+        raise ValueError(f"mesh.slices is {asked}, the devices lie in {len(found)}: use {len(found)}, -1 or 1")
+    # One slice is to be treated as several (its processes, or emulated devices), or several as one.
+    size = len(devices) // asked
+    return [devices[first : first + size] for first in range(0, len(devices), size)]
 
 
 def check_batch(mesh: Mesh | AbstractMesh, rules: ShardingRules, global_batch: int, microbatches: int) -> None:

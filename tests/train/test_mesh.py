@@ -1,5 +1,6 @@
 """Mesh sizes, and the batches that fit on them."""
 
+import dataclasses
 import re
 
 import jax
@@ -37,6 +38,73 @@ def test_minus_one_is_the_rest_of_the_devices():
 def test_sizes_that_do_not_fit(sizes, says):
     with pytest.raises(ValueError, match=says):
         make_mesh(MeshConfig(*sizes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A device that says in which slice it is."""
+
+    id: int
+    slice_index: int
+    process_index: int = 0
+    platform: str = "fake"
+    device_kind: str = "fake"
+
+
+def slices_along(mesh, axis):
+    """Whether neighbours along an axis lie in different slices."""
+    chips = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
+    place = mesh.axis_names.index(axis)
+    return bool((np.diff(chips, axis=place) != 0).any())
+
+
+@pytest.mark.parametrize(
+    ("slices", "axes", "crosses"),
+    [
+        (2, {"data": 2, "fsdp": 4}, {"data"}),
+        (2, {"data": 4, "tensor": 2}, {"data"}),
+        (4, {"data": 2, "stage": 2, "fsdp": 2}, {"data", "stage"}),
+        (2, {"data": 1, "stage": 4, "context": 2}, {"stage"}),
+        (1, {"data": 2, "fsdp": 4}, set()),
+    ],
+)
+def test_only_data_and_stages_go_between_slices(slices, axes, crosses):
+    chips = [Chip(i, i % slices) for i in range(8)]  # as they come: slices mixed
+    config = MeshConfig(**({"data": 1, "fsdp": 1, "tensor": 1, "context": 1, "expert": 1} | axes))
+    mesh = make_mesh(config, chips)
+    assert {axis for axis in mesh.axis_names if slices_along(mesh, axis)} == crosses
+    assert {axis: n for axis, n in mesh.shape.items() if n > 1} == {axis: n for axis, n in axes.items() if n > 1}
+    assert sorted(chip.id for chip in mesh.devices.flat) == list(range(8))
+
+
+def test_slices_are_the_outer_part_of_an_axis():
+    chips = [Chip(i, i // 4) for i in range(8)]
+    mesh = make_mesh(MeshConfig(4, 2, 1, 1, 1), chips)
+    assert [[chip.id for chip in row] for row in mesh.devices.reshape(4, 2)] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    # Devices of one slice may be treated as several, which emulates them.
+    mesh = make_mesh(MeshConfig(1, 2, 1, 1, 1, stage=4, slices=2))
+    assert [[d.id for d in row] for row in mesh.devices.reshape(4, 2)] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+@pytest.mark.parametrize(
+    ("config", "counts", "says"),
+    [
+        (MeshConfig(1, 8, 1, 1, 1), (4, 4), "2 slices do not fit mesh.data 1 and mesh.stage 1.*mesh.slices=1"),
+        (MeshConfig(3, 2, 1, 1, 1), (3, 3), "2 slices do not fit mesh.data 3"),
+        (MeshConfig(8, 1, 1, 1, 1, slices=4), (4, 4), "mesh.slices is 4, the devices lie in 2: use 2, -1 or 1"),
+        (MeshConfig(8, 1, 1, 1, 1), (5, 3), "the slices have 5, 3 devices"),
+        (MeshConfig(8, 1, 1, 1, 1, slices=3), (8,), "mesh.slices is 3: it must divide the 8 devices"),
+    ],
+)
+def test_slices_that_do_not_fit(config, counts, says):
+    chips = [Chip(i, number) for number, count in enumerate(counts) for i in range(count)]
+    with pytest.raises(ValueError, match=says):
+        make_mesh(config, chips)
+
+
+def test_several_slices_may_count_as_one():
+    chips = [Chip(i, i // 4) for i in range(8)]
+    assert dict(make_mesh(MeshConfig(1, 8, 1, 1, 1, slices=1), chips).shape)["fsdp"] == 8
 
 
 def test_batch_that_the_mesh_cannot_cut():

@@ -5,6 +5,7 @@
     lm.generate("def ", max_tokens=50); lm.logits(ids_BT); lm.loss(["some text"])
     tessera.read_runs("runs/*")           # a pandas DataFrame
     tessera.inspect_data("python-stdlib") # what is in a corpus
+    tessera.plan(config, "v5p:4x4x8")      # would it fit there, and how fast could it be
     tessera.picture(lm, mesh={"fsdp": 4, "tensor": 2})  # how its weights would lie on eight devices
 
 The names below are imported when they are first used, so that the command line answers at once.
@@ -19,16 +20,18 @@ if TYPE_CHECKING:
     from data.inspection.inspection import inspect_data
     from launch.load import load
     from launch.plan.picture import picture
+    from launch.plan.plan import plan
     from studies.plot import plot_runs
     from studies.runs import read_runs
 
-__all__ = ["inspect_data", "load", "main", "picture", "plot_runs", "read_runs"]
+__all__ = ["inspect_data", "load", "main", "picture", "plan", "plot_runs", "read_runs"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "inspect_data": "data.inspection.inspection",
     "load": "launch.load",
     "picture": "launch.plan.picture",
+    "plan": "launch.plan.plan",
     "read_runs": "studies.runs",
     "plot_runs": "studies.plot",
 }

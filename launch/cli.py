@@ -35,9 +35,13 @@ COMMANDS = {
     ),
     "data": (f"from raw text to exact batches: {', '.join(DATA)}", "tessera data COMMAND --help"),
     "plot": ("draw runs in one picture", "tessera plot runs/a runs/b [--out=runs.png]"),
+    "plan": (
+        "compile the step of a config for devices that are not here: does it fit, who waits for whom, how long",
+        "tessera plan --config=configs/gpt_7b.py --topology=v5p:4x4x8 [--mesh=fsdp=128] [--config.KEY=VALUE …]",
+    ),
     "doctor": ("look at this machine: versions, devices, mesh, disk", "tessera doctor [--devices=8]"),
 }
-CONFIGURED = ("train", "history", "data build")  # commands that take an experiment
+CONFIGURED = ("train", "history", "data build", "plan")  # commands that take an experiment
 POSITIONAL = (
     "plot",
     "import",
@@ -122,10 +126,15 @@ def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
         raise UsageError(f"a model and the folder of a new run are needed: {COMMANDS['import'][1]}")
     if command == "export" and (len(rest) != 1 or not values.to):
         raise UsageError(f"a run and a new folder are needed: {COMMANDS['export'][1]}")
-    if not accelerated() or (command in CONFIGURED and values.devices):
+    if command == "plan" and not values.topology:
+        raise UsageError(f"for which devices? {COMMANDS['plan'][1]}")
+    emulated = command == "plan" or (command in CONFIGURED and values.devices)
+    if not accelerated() or emulated:
         keep_memory()
     if command in ("train", "doctor", "history"):
         _emulate(values.devices)
+    if command == "plan":
+        os.environ["JAX_PLATFORMS"] = "cpu"
     from launch import commands
     from launch.compiled import keep_compiled
 
@@ -184,6 +193,12 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
     elif command == "export":
         flags.DEFINE_string("to", None, "the folder to write", flag_values=values)
         flags.DEFINE_integer("step", None, "the checkpoint to use; the newest without", flag_values=values)
+    elif command == "plan":
+        flags.DEFINE_string("topology", None, "chips: v5e:4x4, v5p:4x4x8, h100:8, cpu:8", flag_values=values)
+        flags.DEFINE_string("mesh", None, "axis sizes in place of the config's: fsdp=32,tensor=4", flag_values=values)
+        flags.DEFINE_integer("slices", 1, "so many of the topology, joined by the network", flag_values=values)
+        flags.DEFINE_float("tokens", 0.0, "a budget to train on, 1e12; 0: the config's steps", flag_values=values)
+        flags.DEFINE_string("json", None, "also write the plan to this file", flag_values=values)
     elif command == "plot":
         flags.DEFINE_string("out", "runs.png", "the picture to write", flag_values=values)
     return values

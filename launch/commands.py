@@ -1,5 +1,7 @@
 """What each command does, once its flags are known."""
 
+import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -116,6 +118,27 @@ def plot(values: Any, rest: Sequence[str]) -> int:
 
     print(plot_runs(list(rest), Path(values.out)))
     return 0
+
+
+def plan(values: Any, rest: Sequence[str]) -> int:
+    """0 where the step fits or nobody can say, 1 where it does not."""
+    from launch.plan.plan import plan
+    from launch.plan.report import show
+    from train.console import Console
+
+    mesh = None if values.mesh is None else _sizes(values.mesh)
+    planned = plan(values.config, values.topology, mesh=mesh, slices=values.slices, tokens=values.tokens)
+    show(Console(), planned)
+    if values.json:
+        Path(values.json).expanduser().write_text(json.dumps(planned.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return 1 if planned.fits is False else 0
+
+
+def _sizes(text: str) -> dict[str, int]:
+    """`fsdp=32,tensor=4` as sizes by axis."""
+    if not re.fullmatch(r"\w+=-?\d+(,\w+=-?\d+)*", text):
+        raise ValueError(f"--mesh={text}: write axes and sizes such as fsdp=32,tensor=4")
+    return {axis: int(size) for axis, size in (pair.split("=") for pair in text.split(","))}
 
 
 def doctor(values: Any, rest: Sequence[str]) -> int:

@@ -111,6 +111,8 @@ def test_docstring_says_the_command_and_the_expectation(name):
         ("gpt2_774m", 774_030_080, 50_257),
         ("gpt2_1558m", 1_557_611_200, 50_257),
         ("gpt_7b", 6_738_415_616, 32_000),
+        ("gpt_13b", 13_015_864_320, 32_000),
+        ("gpt_70b", 68_976_648_192, 32_000),
         ("llama3_8b", 8_030_261_248, 128_256),
         ("bert_base", 109_514_298, 30_522),  # with the masked-LM head
         ("bert_large", 335_174_458, 30_522),

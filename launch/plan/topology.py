@@ -1,5 +1,6 @@
 """Devices that are not here: real TPU topologies for the compiler of libtpu, or emulated ones on the CPU."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -79,11 +80,8 @@ def _of_libtpu(name: str, kind: str, slices: int) -> list[Any]:
 
 
 def _emulated(name: str, count: int) -> list[Any]:
-    try:
-        if count > 1:
-            jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        pass  # jax is awake already: it has what it has
+    with contextlib.suppress(RuntimeError):  # jax is awake already: it has what it has
+        jax.config.update("jax_num_cpu_devices", max(count, jax.config.jax_num_cpu_devices))
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise ValueError(

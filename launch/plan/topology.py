@@ -6,7 +6,7 @@ import importlib.util
 import math
 import os
 import re
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -81,7 +81,7 @@ def _of_libtpu(name: str, kind: str, slices: int) -> list[Any]:
 
 def _emulated(name: str, count: int) -> list[Any]:
     with contextlib.suppress(RuntimeError):  # jax is awake already: it has what it has
-        jax.config.update("jax_num_cpu_devices", max(count, jax.config.jax_num_cpu_devices))
+        jax.config.update("jax_num_cpu_devices", max(count, cast(Any, jax.config).jax_num_cpu_devices))
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise ValueError(

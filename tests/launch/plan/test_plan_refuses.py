@@ -57,7 +57,7 @@ def test_without_libtpu_a_tpu_is_emulated(monkeypatch):
         ({"fsdp": 16}, {}, "asks for 16 devices, there are 8"),
         ({"fsdp": 3}, {}, "makes 3 devices, there are 8"),
         ({"fsdp": -1, "data": -1}, {}, "at most one is -1"),
-        ({"fsdb": 8}, {}, "no mesh axis fsdb: the axes are data, fsdp"),
+        ({"fsdb": 8}, {}, "no mesh axis fsdb: the axes are .*fsdp"),
         ({"fsdp": 8}, {"global_batch": 12}, "12.*use a global_batch of 8 or 16"),
         ({"fsdp": 8}, {"global_batch": 16, "microbatches": 3}, "not divisible by train.microbatches 3"),
     ],

@@ -82,6 +82,8 @@ def get_config() -> ConfigDict:
             "logits_softcap": 0.0,
             "prefix_lm": False,
             "decoder_start_id": 0,
+            "base_width": 0,
+            "base_head_dim": 0,
             "dropout": 0.0,
             "init_std": 0.02,
             "init_scheme": "gpt2",

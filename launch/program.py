@@ -165,7 +165,7 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
     )
     model = build(config, rules)
     weights = parameters.weights(model)
-    optimizer = make_optimizer(experiment.optimizer, weights, rules)
+    optimizer = make_optimizer(experiment.optimizer, weights, rules, config.base_width)
     loss_fn = language_model_loss(
         model, rules, label_smoothing=o.label_smoothing, z_loss=o.z_loss, chunks=t.loss_chunks
     )

@@ -68,13 +68,15 @@ def build(config: ModelConfig, rules: ShardingRules | None = None, *, stacked: b
 
 def _initializers(c: ModelConfig) -> Initializers:
     """GPT-2: normal(0, init_std), and what writes to a pre-norm residual stream smaller by sqrt(2 L) (Radford et al.
-    2019, section 2.3). T5: by fan-in, queries also by head size, since their products are not scaled.
+    2019, section 2.3). T5: by fan-in, queries also by head size, since their products are not scaled. From a base
+    width on, hidden weights go by fan-in: their variance falls with the width (Yang et al. 2022, table 8).
     """
     normal = nn.initializers.normal
     if c.init_scheme == "gpt2":
-        std, small = normal(c.init_std), normal(c.init_std / (2 * c.num_layers) ** 0.5)
+        outer, hidden = normal(c.init_std), c.init_std * c.width_ratio**0.5
+        std, small = normal(hidden), normal(hidden / (2 * c.num_layers) ** 0.5)
         residual = small if c.norm_placement == "pre" else std
-        return Initializers(std, std, std, residual, residual, std)
+        return Initializers(outer, std, std, residual, residual, outer)
     D, K = c.embed_dim, c.head_dim
     query = normal((D * K) ** -0.5 if c.attention_scale else D**-0.5)
     attention_output, mlp_down = normal((c.num_heads * K) ** -0.5), normal(c.mlp_dim**-0.5)
@@ -99,7 +101,7 @@ def _stack(
         output_bias=c.bias in ("attention", "all"),
         param_dtype=c.param_dtype,
     )
-    scale = c.attention_scale or c.head_dim**-0.5
+    scale = c.attention_scale or c.head_dim**-0.5 * ((c.base_head_dim or c.head_dim) / c.head_dim) ** 0.5
     attend = functools.partial(attention, scale=scale, softcap=c.attention_softcap, impl=c.attention_impl, rules=rules)
     mlp = functools.partial(
         MLP, c.embed_dim, c.mlp_dim, ACTIVATIONS[c.mlp], c.gated, init.inner, init.mlp_down, rules,
@@ -123,7 +125,7 @@ def _stack(
     }
     relative = functools.partial(
         positions.RelativePositions, c.relative_buckets, c.relative_max_distance, c.num_heads, name == "encoder",
-        init.inner, c.param_dtype,
+        init.output, c.param_dtype,
     )  # fmt: skip
     biases = {"relative": relative, "alibi": functools.partial(positions.ALiBi, c.num_heads)}
     types = functools.partial(TokenTypes, c.token_types, c.embed_dim, **_table(c, init.embedding))
@@ -152,7 +154,7 @@ def _head(c: ModelConfig, init: Initializers, rules: ShardingRules) -> Factory:
     if c.head == "lm":
         axes = ("embed", "vocab")
         own = functools.partial(Linear, "BTD,DV->BTV", (D, V), axes, init.output, None, c.param_dtype, "float32")
-        scale = D**-0.5 if c.scale_output else 1.0
+        scale = D**-0.5 if c.scale_output else c.width_ratio
         return functools.partial(LanguageModelHead, None if c.tied_output else own, scale, c.logits_softcap, rules)
     square = dense("BTD,DE->BTE", (D, D), init.inner, c.param_dtype)
     if c.head in ("masked_lm", "pretraining"):

@@ -78,6 +78,9 @@ class ModelConfig:
     logits_softcap: float = 0.0  # logits become c * tanh(l / c); 0 = off
     prefix_lm: bool = False  # a decoder that reads its prompt in both directions; training by prefix_lm sets it
     decoder_start_id: int = 0  # what the decoder of an encoder-decoder begins with (T5: the padding)
+    # Learning rates that carry over from a narrower network (muP: Yang et al. 2022, table 8)
+    base_width: int = 0  # embed_dim of the network that they were found with; 0 = off
+    base_head_dim: int = 0  # its head_dim: scores fall as 1 / head_dim from there; 0 = the same head_dim, more heads
     # Numerics
     dropout: float = 0.0  # rate on embeddings, attention weights and branch outputs
     init_std: float = 0.02  # standard deviation of the initial weights (gpt2)
@@ -100,6 +103,7 @@ class ModelConfig:
         self._check_sizes()
         self._check_positions()
         self._check_head()
+        self._check_width()
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"model.dropout is {self.dropout}: it must be at least 0 and below 1")
         for field in ("attention_scale", "attention_softcap", "logits_softcap", "window"):
@@ -135,7 +139,15 @@ class ModelConfig:
         for field in ("vocab_size", "num_kv_heads", "head_dim", "mlp_dim", "num_encoder_layers"):
             if getattr(self, field) < 0:
                 raise ValueError(f"model.{field} is {getattr(self, field)}: it must be at least 1, or 0 to derive it")
-        for field in ("token_types", "position_offset", "num_labels", "decoder_start_id", "pipeline_microbatches"):
+        for field in (
+            "token_types",
+            "position_offset",
+            "num_labels",
+            "decoder_start_id",
+            "pipeline_microbatches",
+            "base_width",
+            "base_head_dim",
+        ):
             if getattr(self, field) < 0:
                 raise ValueError(f"model.{field} is {getattr(self, field)}: it must not be negative")
         if not 0 < self.norm_epsilon < 1:
@@ -221,6 +233,20 @@ class ModelConfig:
                 "positive number of bytes, such as 8e9, and the others 0"
             )
 
+    def _check_width(self) -> None:
+        if self.base_head_dim and (not self.base_width or self.attention_scale):
+            raise ValueError(
+                f"model.base_head_dim is {self.base_head_dim}: it sets the scale of scores from a base_width, "
+                f"and here model.base_width is {self.base_width} and attention_scale {self.attention_scale}"
+            )
+        if self.base_width and not (self.attends and self.head == "lm" and self.init_scheme == "gpt2"):
+            raise ValueError(
+                f"model.base_width is {self.base_width}: it is for Transformers with head 'lm' and init_scheme 'gpt2', "
+                f"not {self.architecture!r} with {self.head!r} and {self.init_scheme!r}"
+            )
+        if self.base_width and self.scale_output:
+            raise ValueError("model.scale_output is True: base_width scales the output by the width already")
+
     def resolved(self) -> "ModelConfig":
         """The same network with every derived size written out.
 
@@ -243,6 +269,11 @@ class ModelConfig:
     def attends(self) -> bool:
         """Whether it is a Transformer: heads, positions and MLPs mean nothing to the others."""
         return self.architecture in ("decoder", "encoder", "encoder_decoder")
+
+    @property
+    def width_ratio(self) -> float:
+        """Width of the base network over the width of this one, where there is a base."""
+        return self.base_width / self.embed_dim if self.base_width else 1.0
 
     @property
     def gated(self) -> bool:

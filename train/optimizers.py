@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from model.parameters import Weight
 from model.sharding import ShardingRules
 from train.muon import matrices, orthogonalize
 
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "lion", "muon")
 MOMENTS = ("float32", "bfloat16")
 SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt", "wsd")
+TRANSFERRED = ("adamw", "lion")  # by model.base_width
 DECAYED_ROLES = ("kernel", "embedding")  # biases and norm scales are not pulled to zero
 
 
@@ -101,10 +103,16 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, main], [c.warmup_steps]) if c.warmup_steps else main
 
 
-def make_optimizer(config: OptimizerConfig, weights: Any, rules: ShardingRules) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, weights: Any, rules: ShardingRules, base_width: int = 0
+) -> optax.GradientTransformation:
     """The direction of an update: the step clips before it and multiplies by minus the learning rate after it.
 
     `weights` is the tree of declared `Weight`s, laid out by `rules`: what decays goes by their role.
+    From a `base_width` on, the rate of hidden matrices falls with the width, their decay does not.
+
+    Raises:
+        ValueError: a `base_width` for an optimiser whose updates are not of the size of the learning rate.
     """
     c = config
     scale = {
@@ -116,7 +124,23 @@ def make_optimizer(config: OptimizerConfig, weights: Any, rules: ShardingRules) 
         "muon": lambda: _muon(c, weights, rules),
     }[c.name]()
     decayed = jax.tree.map(lambda weight: weight.role in DECAYED_ROLES, weights)
+    if base_width:
+        if c.name not in TRANSFERRED:
+            raise ValueError(
+                f"optimizer.name is {c.name!r}: the rates of model.base_width are those of {' and '.join(TRANSFERRED)}"
+            )
+        scale = optax.chain(scale, _by_width(weights, rules, base_width))
     return optax.chain(_kept(scale, c.moments_dtype), optax.add_decayed_weights(c.weight_decay, mask=decayed))
+
+
+def _by_width(weights: Any, rules: ShardingRules, base_width: int) -> optax.GradientTransformation:
+    """Hidden matrices move by base_width / width of the rate (Yang et al. 2022, table 8: Adam)."""
+
+    def ratio(weight: Weight) -> float:
+        return base_width / weight.shape[weight.axes.index("embed")] if matrices(weight, rules) else 1.0
+
+    ratios = jax.tree.map(ratio, weights)
+    return optax.stateless(lambda updates, params: jax.tree.map(lambda u, r: u * r, updates, ratios))
 
 
 def _kept(optimizer: optax.GradientTransformation, dtype: str) -> optax.GradientTransformation:

@@ -145,7 +145,7 @@ def _declared(
     with jax.sharding.use_abstract_mesh(mesh):
         network = build(model, rules)
         weights = parameters.weights(network)
-        target = abstract_state(network, make_optimizer(optimizer, weights, rules), rules, mesh)
+        target = abstract_state(network, make_optimizer(optimizer, weights, rules, model.base_width), rules, mesh)
     params, others = jax.tree.leaves(target.params), jax.tree.leaves((target.step, target.opt_state))
 
     def leaf(x: Any) -> _Leaf:

@@ -1,4 +1,4 @@
-"""The PyTorch peer of bench/: a GPT-2-style decoder in nanoGPT's shape, eager, float32.
+"""The PyTorch peer of bench/: a GPT-2-style decoder in nanoGPT's shape, float32 or bfloat16 autocast.
 
 It is nanoGPT's model (github.com/karpathy/nanoGPT): pre-layer-norm blocks, learned positions, one qkv
 projection, tanh GELU, output tied to the token embedding, F.scaled_dot_product_attention; clipping by
@@ -72,18 +72,24 @@ def torch_step(
     weight_decay: float = 0.1,
     clip: float = 1.0,
     seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    compiled: bool = False,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Builds model and optimiser; returns step(inputs, targets) -> loss, one whole training step."""
     torch.manual_seed(seed)
-    model = GPT(vocab, length, width, layers, heads, dropout)
+    model = GPT(vocab, length, width, layers, heads, dropout).to(device)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
 
+    forward = torch.compile(model) if compiled else model
+
     def step(inputs: Tensor, targets: Tensor) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = model(inputs, targets)
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = forward(inputs, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()

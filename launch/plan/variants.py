@@ -8,7 +8,7 @@ from launch.experiment import Experiment
 from launch.plan.estimate import features, held_bytes
 from launch.plan.layout import abstract_mesh
 from model.chunks import check_chunks
-from train.mesh import check_batch, check_length
+from train.mesh import MeshConfig, check_batch, check_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def vary(experiment: Experiment, sizes: Mapping[str, int], changes: Mapping[str,
     None where it cannot be: a mesh that does not cut a weight or the batch into equal parts, or values that do not go
     together. `model.vocab_size` of the experiment is known.
     """
-    sizes = {**sizes, **{name[5:]: n for name, n in changes.items() if name.startswith("mesh.")}}
+    given, sizes = experiment, {**sizes, **{name[5:]: n for name, n in changes.items() if name.startswith("mesh.")}}
     try:
         for section in ("model", "train", "optimizer"):
             leaves = {name.split(".")[1]: value for name, value in changes.items() if name.startswith(f"{section}.")}
@@ -51,7 +51,8 @@ def vary(experiment: Experiment, sizes: Mapping[str, int], changes: Mapping[str,
         held = held_bytes(experiment, sizes)
     except ValueError:
         return None
-    return Variant(_overrides(experiment, sizes, changes), experiment, sizes, held)
+    overrides = _overrides(given, sizes, changes)
+    return Variant(overrides, dataclasses.replace(experiment, mesh=MeshConfig(**sizes)), sizes, held)
 
 
 def _overrides(experiment: Experiment, sizes: Mapping[str, int], changes: Mapping[str, Any]) -> tuple[str, ...]:
@@ -59,4 +60,10 @@ def _overrides(experiment: Experiment, sizes: Mapping[str, int], changes: Mappin
     moved = any(name.startswith("mesh.") for name in changes)
     mesh = {f"mesh.{axis}": n for axis, n in sizes.items() if moved and getattr(experiment.mesh, axis) != n}
     others = {name: value for name, value in changes.items() if not name.startswith("mesh.")}
+    others = {name: value for name, value in others.items() if _leaf(experiment, name) != value}
     return tuple(f"--config.{name}={value}" for name, value in {**mesh, **others}.items())
+
+
+def _leaf(experiment: Experiment, name: str) -> Any:
+    section, leaf = name.split(".")
+    return getattr(getattr(experiment, section), leaf)

@@ -33,7 +33,7 @@ class BatchLoader:
         global_batch: int,
         seed: int,
         curriculum: str = "",
-        local_rows: Sequence[int] | None = None,
+        local_rows: Sequence[int] | np.ndarray | None = None,
         prefetch: int = 2,
         workers: int = 0,
     ):

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
 from data.tokenizers.tokenizer import Tokenizer
@@ -65,7 +66,7 @@ class Network:
         arrays = {key: array.astype(np.int32) for key, array in arrays.items()}
         with jax.set_mesh(self.mesh):
             part = self._part(self.params, name, arrays.pop("ids_BT"), arrays)
-            return np.asarray(jax.device_get(part), np.float32)
+            return np.asarray(process_allgather(part, tiled=True), np.float32)
 
     def padded(self, texts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Texts in one array, padded on the right, and the mask that is 1 on their tokens; each int32 (B, T)."""

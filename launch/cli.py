@@ -71,18 +71,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             return OK
         rest = _parse(command, values, arguments)
         return _run(command, values, rest)
-    except (UsageError, flags.Error) as error:
-        return _fail(error, USAGE)
-    except OSError as error:
-        return _fail(error, IO)
-    except ValueError as error:
-        return _fail(error, _exit_code(error))
-    except KeyboardInterrupt:
-        return _fail(RuntimeError("interrupted"), INTERRUPTED)
-    except RuntimeError as error:
-        if type(error).__name__ != "TrainingError":
+    except BaseException as error:
+        code = explain(error)
+        if code is None:
             raise
-        return _fail(error, FAILED)
+        return code
+
+
+def explain(error: BaseException) -> int | None:
+    """Says what is wrong, in a line; the exit code. None, and nothing said, where only a traceback would help."""
+    if isinstance(error, UsageError | flags.Error):
+        return _fail(error, USAGE)
+    if isinstance(error, OSError):
+        return _fail(error, IO)
+    if isinstance(error, ValueError):
+        return _fail(error, _exit_code(error))
+    if isinstance(error, KeyboardInterrupt):
+        return _fail(RuntimeError("interrupted"), INTERRUPTED)
+    return _fail(error, FAILED) if type(error).__name__ == "TrainingError" else None
 
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
@@ -128,6 +134,10 @@ def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
         raise UsageError(f"a run and a new folder are needed: {COMMANDS['export'][1]}")
     if command == "plan" and not values.topology:
         raise UsageError(f"for which devices? {COMMANDS['plan'][1]}")
+    if command == "train" and values.processes > 1:
+        from launch import children
+
+        return children.run(sys.argv[1:], values.processes, values.devices)
     emulated = command == "plan" or (command in CONFIGURED and values.devices)
     if not accelerated() or emulated:
         keep_memory()
@@ -158,6 +168,19 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
         )
     if command == "train":
         flags.DEFINE_bool("fresh", False, "start over; the old run folder is renamed, not deleted", flag_values=values)
+        flags.DEFINE_integer(
+            "processes",
+            0,
+            "start so many processes on this machine; 0: be one of those of a cluster, if there is one; 1: train alone",
+            0,
+            flag_values=values,
+        )
+        flags.DEFINE_float(
+            "start_timeout", 300.0, "seconds to wait for all processes of a run", 1.0, flag_values=values
+        )
+        flags.DEFINE_float(
+            "heartbeat_timeout", 60.0, "seconds of silence of one process after which all end", 2.0, flag_values=values
+        )
         flags.DEFINE_string("profile", "", "trace steps into RUN/profile: steps:10-13", flag_values=values)
         flags.DEFINE_bool(
             "print_config", False, "show every value and where it comes from, and end", flag_values=values

@@ -1,6 +1,7 @@
 """What each command does, once its flags are known."""
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -19,13 +20,20 @@ ROWS = ("max_tokens", "num_samples", "seed", "stop")
 
 
 def train(values: Any, rest: Sequence[str]) -> int:
-    from launch import train
-    from train.profile import parse
+    from launch.processes import CHILD, together
 
-    again = [argument for argument in sys.argv[1:] if not argument.startswith("--fresh")]
-    return train.run(
-        values.config, fresh=values.fresh, again=shlex.join(["tessera", *again]), profile=parse(values.profile)
-    )
+    given = shlex.split(os.environ.get(CHILD, "")) or sys.argv[1:]
+    again = [argument for argument in given if not argument.startswith("--fresh")]
+
+    def run() -> int:
+        from launch import train  # after the processes have met: it wakes up jax
+        from train.profile import parse
+
+        return train.run(
+            values.config, fresh=values.fresh, again=shlex.join(["tessera", *again]), profile=parse(values.profile)
+        )
+
+    return together(run, values.processes, values.devices, values.start_timeout, values.heartbeat_timeout)
 
 
 def generate(values: Any, rest: Sequence[str]) -> int:

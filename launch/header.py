@@ -10,6 +10,7 @@ from model.config import ModelConfig
 from train.chips import peak_flops
 from train.console import Console, parameter_rows, size
 from train.meter import Rates
+from train.peers import peers
 
 
 def peak(program: Program) -> float | None:
@@ -28,6 +29,8 @@ def show(
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     shardings = jax.tree.map(lambda x: x.sharding, program.target.params)
+    if peers().several:
+        console.table("processes", ["process", "devices"], process_rows())
     columns = ["weight", "shape", "count", "mesh axes", "per device"]
     console.table("parameters", columns, parameter_rows(program.weights, shardings))
     lines = {
@@ -50,6 +53,15 @@ def _remat(config: ModelConfig) -> str:
     kept = "" if config.remat == "full" else config.remat
     places = {"on the device": kept, "in the host's memory": config.remat_offload}
     return "all but " + " and ".join(f"{names} {place}" for place, names in places.items() if names)
+
+
+def process_rows() -> list[list[str]]:
+    """A row a process: what it is called, and the numbers of its devices."""
+    rows = []
+    for index, name in enumerate(peers().names):
+        own = [str(device.id) for device in jax.devices() if device.process_index == index]
+        rows.append([name, ", ".join(own)])
+    return rows
 
 
 def _no_peak(program: Program) -> str:

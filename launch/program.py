@@ -80,8 +80,6 @@ def check(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:
     Raises:
         ValueError: sizes that the devices, the mesh or the number of steps do not fit.
     """
-    if jax.process_count() > 1:
-        raise ValueError(f"{jax.process_count()} processes: so far one process, with all its local devices, trains")
     mesh, rules = make_mesh(experiment.mesh, devices), experiment.rules
     used = {axis for field in dataclasses.fields(rules) for axis in mesh_axes(getattr(rules, field.name))}
     for axis, size in mesh.shape.items():

@@ -1,9 +1,11 @@
 """What a run folder says of its run, and whether it is the same run that is started again."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from launch.experiment import Experiment
 from launch.leaves import flat
 from model.config import ModelConfig
 from train.console import Console
+from train.peers import peers
 from train.records import RunError, compare_configs, environment, open_run, write_json
 
 
@@ -27,6 +30,33 @@ def run_folder(experiment: Experiment, fresh: bool, console: Console) -> Path:
             os.rename(folder, aside)
         console.say(f"starting over: the old run is now {aside}")
     return folder
+
+
+@contextlib.contextmanager
+def open_shared_run(experiment: Experiment, fresh: bool, console: Console) -> Iterator[Path]:
+    """The run folder, locked by process 0 for all.
+
+    Raises:
+        ValueError: a folder that not all processes see.
+    """
+    group = peers()
+    with contextlib.ExitStack() as held:
+        with group.first_alone("run folder"):
+            folder = run_folder(experiment, fresh and group.first, console)
+            if group.first:
+                held.enter_context(open_run(folder))
+        lock = folder / ".lock"
+        group.same(f"the owner of run folder {folder.resolve()}", lock.read_text() if lock.is_file() else "missing")
+        yield folder
+
+
+def check_same_config(config: ConfigDict) -> None:
+    """Raises ValueError where processes of one run were started with different configs."""
+    group, own = peers(), flat(config)
+    for name, text in zip(group.names, group.gather("config", json.dumps(own)), strict=True):
+        differing = [line for lines in compare_configs(own, json.loads(text)) for line in lines]
+        if differing:
+            raise ValueError(f"{group.names[group.index]} and {name} have other configs:\n  " + "\n  ".join(differing))
 
 
 def same_run(
@@ -67,9 +97,13 @@ def same_run(
 
 
 def write_run(folder: Path, record: dict[str, Any], tokenizer: Tokenizer) -> None:
-    """config.json, the tokeniser, and environment.json with one entry a start."""
+    """config.json, the tokeniser, and environment.json with one entry a start: process 0's, with the others' in it."""
     path = folder / "environment.json"
     starts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    everyone = [json.loads(text) for text in peers().gather("environment", json.dumps(environment()))]
+    if not peers().first:
+        return
+    others = {"processes": everyone[1:]} if len(everyone) > 1 else {}
     tokenizer.save(folder / "tokenizer")
-    write_json(path, [*starts, environment()])
+    write_json(path, [*starts, {**everyone[0], **others}])
     write_json(folder / "config.json", record)

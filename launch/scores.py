@@ -18,15 +18,16 @@ from launch.rows import held_out_rows
 from studies.plot import plot_runs
 from train.console import Console, duration
 from train.mesh import place_batch
+from train.peers import peers
 from train.records import read_metrics
 
 # Objectives that predict text token by token, whose loss is a length in bits.
 CODES = ("causal_lm", "prefix_lm")
 
 
-def placer(program: Program) -> Callable[[Any], dict[str, jax.Array]]:
-    """Rows of this process to arrays on the mesh."""
-    return lambda batch: place_batch(batch, program.batch_sharding)
+def placer(program: Program, global_batch: int | None = None) -> Callable[[Any], dict[str, jax.Array]]:
+    """Rows in the memory of this process, as `place_batch` takes them, to arrays on the mesh."""
+    return lambda batch: place_batch(batch, program.batch_sharding, global_batch)
 
 
 def evaluator(experiment: Experiment, program: Program, corpus: Corpus) -> Callable[[Any], dict[str, float]]:
@@ -78,6 +79,8 @@ def write_samples(lm: AnyModel, experiment: Experiment, folder: Path, step: int,
         return
     options = {"max_tokens": t.sample_tokens, "temperature": t.sample_temperature, "seed": experiment.seed}
     texts = lm.complete(t.sample_prompts, **options)
+    if not peers().first:
+        return
     for number, text in enumerate(texts, 1):
         console.say(f"\n--- sample {number}\n{text}\n")
     with open(folder / "samples.md", "a", encoding="utf-8") as file:

@@ -14,16 +14,19 @@ from launch.count import count
 from launch.experiment import Experiment, read
 from launch.plan.oom import answered
 from launch.program import Program, assemble, check
-from launch.records import run_folder, same_run, write_run
+from launch.records import check_same_config, open_shared_run, same_run, write_run
 from launch.rows import described, train_rows
 from model.config import flops_per_sequence
+from train.agreement import Agreement
 from train.checkpoint import Checkpoints
 from train.console import Console
 from train.goodput import Clock, breakdown, earlier_seconds
 from train.loop import StopSignal, train
+from train.mesh import local_rows
 from train.meter import Meter, Rates
+from train.peers import peers
 from train.profile import Profiler, ProfileSteps
-from train.records import MetricsLog, open_run, read_lines
+from train.records import MetricsLog, read_lines
 
 DONE, START_AGAIN = 0, 75
 
@@ -41,19 +44,25 @@ def run(
     0: all steps are done. 75: stopped by a signal; `again` is the command that continues, for the message. The steps of
     `profile` are traced into the folder `profile` of the run.
     """
-    console, began = console or Console(), time.monotonic()
+    group, began = peers(), time.monotonic()
+    console = console or Console(speaks=group.first)
+    check_same_config(config)
     experiment = read(config)
     if experiment.model.architecture == "ngram":
+        if group.several:
+            raise ValueError(f"an n-gram model is counted by one process: {len(group.names)} were started")
         return count(config, experiment, fresh=fresh, console=console)
     mesh = check(experiment)  # before anything is written
     with (
-        open_run(run_folder(experiment, fresh, console)) as folder,
+        open_shared_run(experiment, fresh, console) as folder,
         jax.set_mesh(mesh),
         Clock() as clock,
         contextlib.ExitStack() as closing,
     ):
         # Everything that may be wrong is looked at before the compiler starts.
-        corpus = prepare(experiment.data, report=console.say)
+        with group.first_alone("data"):
+            corpus = prepare(experiment.data, report=console.say)
+        group.same("the fingerprint of the corpus", corpus.fingerprint)
         program = assemble(experiment, corpus.tokenizer)
         rows = train_rows(experiment, program.objective, corpus)
         loader = BatchLoader(
@@ -63,11 +72,12 @@ def run(
             curriculum=experiment.data.curriculum,
             prefetch=experiment.data.prefetch,
             workers=experiment.data.workers,
+            local_rows=local_rows(program.batch_sharding, experiment.train.global_batch),
         )
         if about := described(rows):
             console.say(about)
-        evaluate = scores.evaluator(experiment, program, corpus)
-        sample = scores.sampler(experiment, program, folder, console)
+        evaluate = group.alike("evaluation", scores.evaluator(experiment, program, corpus))
+        sample = group.alike("sample", scores.sampler(experiment, program, folder, console))
         record = same_run(folder, config, program.config, program.tokenizer, corpus, experiment, console)
         checkpoints = Checkpoints(folder / "checkpoints", experiment.checkpoint, program.tokenizer.fingerprint)
         closing.callback(checkpoints.close)
@@ -88,22 +98,23 @@ def run(
             compiled, seconds = program.compile()
         rates = _rates(experiment, program)
         header.show(console, program, compiled, seconds, rates, folder, done)
-        log = MetricsLog(folder, tensorboard=experiment.run.tensorboard)
-        closing.callback(log.close)
+        log = MetricsLog(folder, tensorboard=experiment.run.tensorboard) if group.first else None
+        closing.callback(log.close if log else lambda: None)
         closing.callback(console.stop)
         with StopSignal() as stop, answered(known, mesh.shape, compiled):
             state = train(
                 state or program.init(experiment.seed),
                 compiled,
                 loader.iterate(done or 0),
-                scores.placer(program),
+                scores.placer(program, experiment.train.global_batch),
                 config=experiment.train,
                 evaluate=evaluate,
                 sample=sample,
                 checkpoints=checkpoints,
                 meter=Meter(rates, log, console, clock),
-                profiler=Profiler(folder / "profile", profile, console.say),
+                profiler=Profiler(folder / "profile", profile if group.first else None, console.say),
                 stop=stop,
+                agreement=Agreement(mesh),
             )
         console.stop()
         step = int(jax.device_get(state.step))
@@ -115,7 +126,8 @@ def run(
             console.say(f"stopped by {stop.name}: {saved}. The run continues with\n  {again or 'the same command'}")
             return START_AGAIN
         saved = folder / "checkpoints" / str(step)
-        scores.farewell(console, folder, experiment, time.monotonic() - began, saved)
+        if group.first:
+            scores.farewell(console, folder, experiment, time.monotonic() - began, saved)
         return DONE
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.experimental.multihost_utils import process_allgather
 
 from model import parameters
 from model.beam import Beams, Ended, Hypothesis, beam_search
@@ -254,11 +255,11 @@ class Decoder:
                     state = again.replace(count=state.count, finished_B=state.finished_B, history_BS=state.history_BS)
                 n = min(CHUNK, max_tokens - produced, self._limit + 1 - used)
                 state, tokens, logps = self._generate(weights, state, keys_B, checked, jnp.int32(n), **limits)
-                tokens_BN, logprobs_BN = jax.device_get((tokens, logps))
+                tokens_BN, logprobs_BN = process_allgather((tokens, logps), tiled=True)
                 texts.extend(tokens_BN[:, :n])
                 produced, used = produced + n, used + n
                 chunk = Chunk(tokens_BN[:rows, :n], logprobs_BN[:rows, :n] if logprobs else None)
-                ended_B = jax.device_get(state.finished_B)
+                ended_B = process_allgather(state.finished_B, tiled=True)
                 if finished is not None:
                     ended_B = ended_B.copy()
                     ended_B[:rows] |= np.asarray(finished(chunk.tokens_BN), bool)

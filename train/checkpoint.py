@@ -10,6 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from train.peers import peers
 from train.state import State
 
 TOKENIZER = "tokenizer_fingerprint"
@@ -47,7 +48,9 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._config, self._last_save, self._saved = config, time.monotonic(), None
         self._tokenizer = tokenizer
-        _set_aside_unfinished(folder)
+        with peers().first_alone("leftovers of saves"):
+            if peers().first:
+                _set_aside_unfinished(folder)
         keep: list[Any] = [policies.LatestN(config.keep_last)]
         if config.keep_best:
             keep.append(
@@ -64,14 +67,19 @@ class Checkpoints:
         )
 
     def latest(self) -> int | None:
-        """The newest finished step, or None."""
-        return max(finished_steps(Path(self._manager.directory)), default=None)
+        """The newest finished step that process 0 sees, or None."""
+        found = max(finished_steps(Path(self._manager.directory)), default=-1)
+        agreed = int(peers().gather("newest checkpoint", str(found))[0])
+        return None if agreed < 0 else agreed
 
     def due(self, step: int) -> bool:
-        """Whether `step` is one to save."""
-        by_steps = self._config.every_steps and step % self._config.every_steps == 0
+        """Whether `step` is one to save, by its number."""
+        return bool(self._config.every_steps) and step % self._config.every_steps == 0
+
+    def overdue(self) -> bool:
+        """Whether a save is due by the clock of this process."""
         passed = time.monotonic() - self._last_save
-        return bool(by_steps or (self._config.every_minutes and passed >= 60 * self._config.every_minutes))
+        return bool(self._config.every_minutes) and passed >= 60 * self._config.every_minutes
 
     def save(self, step: int, state: State, eval_loss: float | None = None) -> None:
         """Starts to write `state`; blocks only for the copy to the host. A step that was saved is not saved again."""

@@ -15,8 +15,9 @@ from model.parameters import Params, Weight, named_leaves
 class Console:
     """Prints; on a terminal with a live progress bar below."""
 
-    def __init__(self, terminal: Terminal | None = None) -> None:
-        self._out = terminal or Terminal(highlight=False, soft_wrap=True)
+    def __init__(self, terminal: Terminal | None = None, *, speaks: bool = True) -> None:
+        """One that does not speak is for the processes of a run beside the first."""
+        self._out = terminal or Terminal(highlight=False, soft_wrap=True, quiet=not speaks)
         if not self._out.is_terminal:
             self._out.width = 160  # a log file has no edge
         self._bar: Progress | None = None

@@ -10,8 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from train.agreement import Agreement
 from train.checkpoint import Checkpoints
 from train.meter import Meter
+from train.peers import peers
 from train.profile import Profiler
 from train.state import State
 
@@ -63,8 +65,11 @@ def train(
     meter: Meter,
     profiler: Profiler,
     stop: "StopSignal",
+    agreement: Agreement,
 ) -> State:
     """Trains from `state.step` to `config.steps`, or until `stop` is asked for; the last state is on disk then.
+
+    Every process of a run does this, and leaves after the same step: `agreement` tells all what one of them sees.
 
     `batches` starts at the batch of `state.step`. `evaluate(params)` and `sample(params, step)` come from the caller:
     on the way their errors are told and survived, at the end they count.
@@ -75,19 +80,23 @@ def train(
     first = step = int(jax.device_get(state.step))
     phase = meter.clock.phase
     meter.start(step)
-    while step < config.steps and not stop.requested:
+    stopping, overdue = agreement.largest(stop.number, checkpoints.overdue())
+    while step < config.steps and not stopping:
         # Run: dispatch this step, then look at the one before, which the devices have finished by now.
         with phase("data"):
             batch = place(next(batches))
         profiler.before(step + 1)
         with phase("productive"), jax.transfer_guard("disallow"):
             state, metrics = train_step(state, batch)
+        peers().reach(step + 1)
         meter.settle()
         step += 1
         meter.pending(step, metrics)
+        with phase("productive"):  # of several processes: waits for the step before, as `settle` does
+            stopping, overdue = agreement.largest(stop.number, checkpoints.overdue())
         profiler.after(step, metrics)
         last, eval_loss = step == config.steps, None
-        if stop.requested and not last:
+        if stopping and not last:
             continue  # to the end of the loop: whoever stops a run does not wait for an evaluation
 
         # Score, then keep, whatever became of the score.
@@ -99,10 +108,11 @@ def train(
                     eval_loss = result["eval/loss"]
                     meter.report(step, result)
         finally:
-            if last or checkpoints.due(step):
+            if last or overdue or checkpoints.due(step):
                 meter.settle()
                 with phase("checkpoint"):
                     checkpoints.save(step, state, eval_loss)
+                agreement.forget()  # the clock was asked before this save
         if _due(step, config.log_every):
             checkpoints.check()
 
@@ -117,6 +127,7 @@ def train(
             checkpoints.save(step, state)
         checkpoints.wait()
     meter.finish()
+    stop.number = stopping or stop.number  # in every process, whoever got the signal
     return state
 
 
@@ -128,8 +139,7 @@ class StopSignal:
     """Turns the first Ctrl-C or SIGTERM into a request to save and stop; the second Ctrl-C acts at once."""
 
     def __init__(self) -> None:
-        self.requested = False
-        self.name = ""
+        self.number = 0  # of the signal; 0: none came
 
     def __enter__(self) -> "StopSignal":
         self._before = {}
@@ -141,9 +151,14 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.number).name
+
     def _handle(self, number: int, frame: Any) -> None:
-        if self.requested and number == signal.SIGINT:
+        if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested, self.name = True, signal.Signals(number).name
-        with contextlib.suppress(RuntimeError):  # the terminal may be in the middle of a line
-            print(f"\n{self.name}: finishing this step, saving, stopping (Ctrl-C again stops at once)", flush=True)
+        self.number = number
+        if peers().first:
+            with contextlib.suppress(RuntimeError, OSError):  # the terminal may be in the middle of a line, or gone
+                print(f"\n{self.name}: finishing this step, saving, stopping (Ctrl-C again stops at once)", flush=True)

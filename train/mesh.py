@@ -166,8 +166,9 @@ def local_rows(sharding: NamedSharding, global_batch: int) -> np.ndarray:
     """
     held = np.zeros(global_batch, bool)
     # Any length that all axes together divide will do: only rows are asked for.
-    for index in sharding.addressable_devices_indices_map((global_batch, sharding.mesh.size)).values():
-        held[index[0]] = True
+    blocks: Mapping[Any, Any] = sharding.addressable_devices_indices_map((global_batch, sharding.mesh.size))
+    for rows, _ in blocks.values():
+        held[rows] = True
     return np.flatnonzero(held)
 
 
@@ -179,7 +180,7 @@ def place_batch(
     held = local_rows(sharding, count) if global_batch else np.arange(count)
 
     def place(values: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             first, end, _ = index[0].indices(count)
             return values[(slice(*np.searchsorted(held, (first, end))), *index[1:])]
 

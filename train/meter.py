@@ -32,7 +32,7 @@ class Rates:
 class Meter:
     """Measures a run and writes its records. Only `settle` waits for a device."""
 
-    def __init__(self, rates: Rates, metrics_log: MetricsLog, console: Console, clock: Clock) -> None:
+    def __init__(self, rates: Rates, metrics_log: MetricsLog | None, console: Console, clock: Clock) -> None:
         self._rates, self._log, self._console, self.clock = rates, metrics_log, console, clock
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._skipped = self._skipped_in_row = 0
@@ -91,7 +91,8 @@ class Meter:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         try:
-            self._log.write(record)
+            if self._log is not None:  # else process 0 writes
+                self._log.write(record)
         except Exception as error:
             self._tell_once("metrics log", error)
 

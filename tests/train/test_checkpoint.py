@@ -127,8 +127,9 @@ def test_due_by_steps_and_by_time(tmp_path, monkeypatch):
     monkeypatch.setattr("train.checkpoint.time.monotonic", lambda: clock[0])
     checkpoints = Checkpoints(tmp_path, dataclasses.replace(CONFIG, every_minutes=2.0))
     assert [step for step in range(1, 12) if checkpoints.due(step)] == [5, 10]
+    assert not checkpoints.overdue()
     clock[0] = 121.0
-    assert checkpoints.due(3)
+    assert checkpoints.overdue() and not checkpoints.due(3)
 
 
 def test_missing_steps_say_which_there_are(tmp_path):

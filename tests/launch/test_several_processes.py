@@ -1,0 +1,188 @@
+"""Runs of two real processes on the loopback: the losses of one, stopped together, and never hanging."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import tessera
+from launch import train
+from tests import tiny
+from train.records import read_metrics
+
+FILE = """
+import os
+from pathlib import Path
+from tests import tiny
+def get_config():
+    config = tiny.config(Path({folder!r}))
+    config.optimizer.peak_lr = 1e-3
+    config.train.update(eval_every=4, sample_every=4, sample_prompts=("ab",), sample_tokens=4)
+    config.update_from_flattened_dict({changes!r})
+    {more}
+    return config
+"""
+
+
+def write(folder, changes, more=""):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.py").write_text(FILE.format(folder=str(folder), changes=changes, more=more))
+    return folder
+
+
+def start(folder, *flags):
+    """`tessera train` in two processes of four devices each; what it says goes into `folder`/said.txt."""
+    flags = flags or ("--processes=2",)
+    command = [sys.executable, "-m", "tessera", "train", f"--config={folder}/config.py", "--devices=8", *flags]
+    command.append("--heartbeat_timeout=10")
+    with open(folder / "said.txt", "wb") as said:
+        return subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env={**os.environ})
+
+
+def ended(process, folder, seconds=240):
+    """The exit code, and all that was said."""
+    code = process.wait(timeout=seconds)
+    return code, (folder / "said.txt").read_text(errors="replace")
+
+
+def wait_for_step(process, folder, step):
+    """Waits until the run has logged `step`; the process ids of both children."""
+    path = folder / "run" / "metrics.jsonl"
+    for _ in range(6000):
+        if path.exists() and path.read_bytes().count(b'"loss"') >= step:
+            said = (folder / "said.txt").read_text(errors="replace")
+            return [int(pid) for pid in re.findall(r"process \d \(host .*?, pid (\d+)\)", said)[:2]]
+        assert process.poll() is None, (folder / "said.txt").read_text(errors="replace")
+        time.sleep(0.02)
+    raise AssertionError((folder / "said.txt").read_text(errors="replace"))
+
+
+def gone(pid):
+    """Whether a process has ended; one that waits for its parent to look has."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def losses(run):
+    return np.array([record["loss"] for record in read_metrics(run)])
+
+
+def alone(folder, changes):
+    """The run folder of the same training in this one process, on eight devices."""
+    config = tiny.config(folder)
+    config.optimizer.peak_lr = 1e-3
+    config.train.update(eval_every=4, sample_every=4, sample_prompts=("ab",), sample_tokens=4)
+    config.update_from_flattened_dict({**changes, "run.dir": str(folder / "alone")})
+    assert train.run(config) == train.DONE
+    return folder / "alone"
+
+
+MESHES = {
+    "data": {"mesh.data": 8},
+    "fsdp": {"mesh.data": 1, "mesh.fsdp": 8},
+    "tensor": {
+        "mesh.data": 1,
+        "mesh.tensor": 8,
+        "model.num_heads": 8,
+        "model.vocab_size": 264,
+    },  # both processes hold the same rows
+}
+
+
+@pytest.mark.parametrize(
+    "mesh", [pytest.param(name, marks=() if name == "tensor" else pytest.mark.slow) for name in MESHES]
+)
+def test_two_processes_train_as_one(tmp_path, mesh):
+    changes = {**MESHES[mesh], "train.steps": 6, "model.embed_dim": 32}
+    code, said = ended(start(write(tmp_path / "two", changes)), tmp_path / "two")
+    assert code == 0, said
+    one, two = alone(tmp_path / "two", changes), tmp_path / "two" / "run"
+    np.testing.assert_allclose(losses(two), losses(one), atol=1e-6)
+    assert [r["eval/loss"] for r in read_metrics(two) if "eval/loss" in r] == pytest.approx(
+        [r["eval/loss"] for r in read_metrics(one) if "eval/loss" in r], abs=1e-6
+    )
+    # One process writes, and all are listed.
+    assert (two / "metrics.jsonl").read_bytes().count(b'"loss"') == 6
+    assert (two / "samples.md").read_text() == (one / "samples.md").read_text()
+    (environment,) = json.loads((two / "environment.json").read_text())
+    assert len(environment["processes"]) == 1 and said.count("step 6/6") == 1
+    assert re.search(r"process 1 \(host .*, pid \d+\) +2048, 2049, 2050, 2051", said)
+    assert tessera.load(two).config == tessera.load(one).config
+
+
+def test_processes_with_different_configs_are_refused(tmp_path):
+    more = "config.seed = int(os.environ.get('TESSERA_PROCESS', 0))"
+    code, said = ended(start(write(tmp_path / "two", {}, more)), tmp_path / "two")
+    assert code == 78 and re.search(r"process 0 \(.*\) and process 1 \(.*\) have other configs:\s+seed: 0 -> 1", said)
+    assert not (tmp_path / "two" / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
+    changes = {"train.steps": 150, "train.eval_every": 0, "train.sample_every": 0, "checkpoint.every_steps": 0}
+    folder = write(tmp_path / "two", changes)
+    process = start(folder)
+    children = wait_for_step(process, folder, 20)
+    os.kill(children[1], signal.SIGTERM)
+    code, said = ended(process, folder)
+    assert code == 75, said
+    stopped = int(re.search(r"stopped by SIGTERM: step (\d+) is saved", said)[1])
+    assert 20 <= stopped < 150 and (folder / "run" / "checkpoints" / str(stopped)).is_dir()
+    assert f"tessera train --config={folder}/config.py --devices=8 --processes=2" in said
+    # It goes on in one process, and nothing was done twice or left out.
+    code, said = ended(start(folder, "--processes=1"), folder)
+    assert code == 0 and f"resuming after step {stopped}" in said, said
+    np.testing.assert_allclose(losses(folder / "run"), losses(alone(folder, changes)), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path):
+    changes = {"train.steps": 100_000, "train.eval_every": 0, "train.sample_every": 0}
+    folder = write(tmp_path / "two", changes)
+    process = start(folder)
+    children = wait_for_step(process, folder, 20)
+    os.kill(children[1], signal.SIGKILL)
+    code, said = ended(process, folder, 90)
+    assert code == 128 + signal.SIGKILL and "process 1 (pid" in said and "was ended by SIGKILL" in said, said
+    assert all(map(gone, children))
+    saved = len(losses(folder / "run")) // 5 * 5
+    process = start(folder, "--processes=2", f"--config.train.steps={saved + 40}")
+    code, said = ended(process, folder)
+    assert code == 0 and re.search(rf"resuming after step ({saved}|{saved - 5})\b", said), said
+
+
+@pytest.mark.slow
+def test_a_frozen_process_is_named_and_ended(tmp_path):
+    folder = write(tmp_path / "two", {"train.steps": 100_000, "train.eval_every": 0, "train.sample_every": 0})
+    process = start(folder)
+    children = wait_for_step(process, folder, 20)
+    os.kill(children[1], signal.SIGSTOP)
+    code, said = ended(process, folder, 90)
+    assert code not in (0, 75), said
+    told = r"waiting for \d+ s at step \d+, which some processes have not reached: process 1 \(.*no sign of life"
+    assert re.search(told, said), said
+    assert all(map(gone, children))
+
+
+@pytest.mark.slow
+def test_children_save_and_stop_when_their_parent_is_killed(tmp_path):
+    folder = write(tmp_path / "two", {"train.steps": 100_000, "train.eval_every": 0, "train.sample_every": 0})
+    process = start(folder)
+    children = wait_for_step(process, folder, 20)
+    process.kill()
+    process.wait()
+    for _ in range(600):
+        if all(map(gone, children)):
+            break
+        time.sleep(0.1)
+    assert all(map(gone, children))
+    assert "stopped by SIGTERM: step" in (folder / "said.txt").read_text(errors="replace")

@@ -1,0 +1,225 @@
+"""The other processes of a run: meeting them, agreeing with them, and saying which of them is gone.
+
+All of it goes through the key-value store of jax's coordinator (process 0), beside the computation: it works while the
+devices hang. jax has no public name for that store; Orbax takes it from the same place. A process that is alone has
+nobody to wait for: everything here returns at once.
+"""
+
+import contextlib
+import itertools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+DAY = 86400.0
+GRACE = 300.0  # seconds that a process which failed in an evaluation waits for the others to be done with it
+LAST_WORDS = 10.0  # seconds that process 0, which keeps the store, waits for the others to read why it ends
+START_AGAIN = 75  # exit code: the same command may work now
+
+
+class Peers:
+    """The processes of this run, this one included.
+
+    Attributes:
+        names: what to call each: index, host and pid. index: of this process. first: whether it is the one that writes.
+    """
+
+    def __init__(self, names: Sequence[str] = ("this process",), index: int = 0, heartbeat: float = 60.0) -> None:
+        """`heartbeat`: seconds after which jax ends all processes where one is silent."""
+        self.names, self.index, self.first, self.several = list(names), index, index == 0, len(names) > 1
+        self._numbers, self._step, self._since, self._over = itertools.count(), -1, time.monotonic(), threading.Event()
+        self._patience, self._pause = heartbeat / 2, min(max(heartbeat / 20, 0.5), 2.0)
+        self._answered = self._since
+        self._seen: dict[int, tuple[str, float]] = {}  # the last beat of each, and when it was new
+        if self.several:
+            from jax._src import distributed
+
+            self._store: Any = distributed.global_state.client
+            for work in (self._beat, self._report):
+                threading.Thread(target=work, daemon=True).start()
+
+    def gather(self, what: str, value: str = "", timeout: float = DAY) -> list[str]:
+        """The value of every process, once all have come to this place of the program.
+
+        Raises:
+            TimeoutError: processes that did not come within `timeout` seconds, by name.
+        """
+        if not self.several:
+            return [value]
+        place = f"tessera/place/{next(self._numbers)}"
+        self._store.key_value_set(f"{place}/{self.index}", value)
+        try:
+            self._store.wait_at_barrier(place, round(1000 * timeout))
+        except RuntimeError as error:
+            missing = ", ".join(name for i, name in enumerate(self.names) if i not in self._values(place))
+            raise TimeoutError(f"{what}: {missing} did not come within {timeout:g} s") from error
+        values = self._values(place)
+        return [values[i] for i in range(len(self.names))]
+
+    def same(self, what: str, value: str) -> None:
+        """Raises ValueError, in all processes, where one has another value than process 0."""
+        values = self.gather(what, value)
+        for name, other in zip(self.names, values, strict=True):
+            if other != values[0]:
+                raise ValueError(f"{what} is {values[0]} in {self.names[0]}, and {other} in {name}: it must be one")
+
+    @contextlib.contextmanager
+    def first_alone(self, what: str) -> Iterator[None]:
+        """Around what process 0 does before the others do it, who find it done where they see its files."""
+        if not self.first:
+            self.gather(what)
+        yield
+        if self.first:
+            self.gather(what)
+
+    def alike(self, what: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call`, with an error in one process an error in all, so that they go on alike or end alike.
+
+        Where one fails while the others wait for it inside `call`, all end.
+        """
+
+        def together(*args: Any) -> Any:
+            result, own = None, None
+            try:
+                result = call(*args)
+            except Exception as error:
+                if not self.several:
+                    raise
+                own = error
+            try:
+                problems = self.gather(what, _described(own) if own else "", GRACE if own else DAY)
+            except TimeoutError:
+                self.leave(1, f"{what} failed here, and the others wait for it: {_described(own)}")
+            if own:
+                raise own
+            for name, problem in zip(self.names, problems, strict=True):
+                if problem:
+                    raise RuntimeError(f"{what} failed in {name}: {problem}")
+            return result
+
+        return together
+
+    def reach(self, step: int) -> None:
+        """Notes that `step` was dispatched: where all wait, the one that did not come so far is named."""
+        self._step, self._since = step, time.monotonic()
+
+    def leave(self, code: int, why: str) -> None:
+        """Ends this process with `code` and tells the others why, who end with the same one. Alone: returns."""
+        if not self.several:
+            return
+        self._over.set()
+        self._store.key_value_set(f"tessera/failed/{self.index}", f"{code} {why}", allow_overwrite=True)
+        deadline = time.monotonic() + LAST_WORDS
+        while self.first and len(self._values("tessera/left")) < len(self.names) - 1 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        _exit(code)
+
+    def lost(self, why: str) -> None:
+        """As `leave`, for a computation that broke: first looks whether a peer is gone, which is then what is said."""
+        if not self.several:
+            return
+        for _ in range(3):  # the beats meanwhile tell who is silent, and who has said why: then `_beat` ends this
+            time.sleep(self._pause + 0.1)
+            self._look()
+        silent = [f"{self.names[i]} for {age:.0f} s" for i, age in self._ages().items() if age > 2 * self._pause]
+        if silent:
+            print(f"tessera: no sign of life of {', '.join(silent)}", file=sys.stderr)
+        self.leave(START_AGAIN if silent else 1, why)
+
+    def finish(self) -> None:
+        """Meets the others at the end of the program and parts from them in order."""
+        if self.several:
+            import jax
+
+            self.gather("the end")
+            self._over.set()
+            jax.distributed.shutdown()
+
+    def _values(self, place: str) -> dict[int, str]:
+        return {int(key.rpartition("/")[2]): value for key, value in self._store.key_value_dir_get(place)}
+
+    def _beat(self) -> None:
+        """A thread: shows that this process lives, and ends it where another has failed."""
+        for beat in itertools.count():
+            with contextlib.suppress(RuntimeError):  # jax ends processes whose coordinator is gone
+                self._store.key_value_set(f"tessera/beat/{self.index}", f"{beat} {self._step}", allow_overwrite=True)
+                self._follow()
+                # With many processes it would be much to read, so only process 0 and those who wait do.
+                if self.first or time.monotonic() - self._since > self._patience / 2:
+                    self._look()
+                self._answered = time.monotonic()
+            if self._over.wait(self._pause):
+                return
+
+    def _follow(self) -> None:
+        """Ends this process where another said that it failed."""
+        for index, said in self._values("tessera/failed").items():
+            if index != self.index and not self._over.is_set():
+                code, _, why = said.partition(" ")
+                print(f"tessera: {self.names[index]} failed, so this one ends: {why}", file=sys.stderr)
+                self._store.key_value_set(f"tessera/left/{self.index}", "", allow_overwrite=True)
+                _exit(int(code))
+
+    def _look(self) -> None:
+        for index, said in self._values("tessera/beat").items():
+            if said != self._seen.get(index, ("", 0.0))[0]:
+                self._seen[index] = (said, time.monotonic())
+
+    def _ages(self) -> dict[int, float]:
+        """Seconds since the last new beat of the other processes."""
+        return {i: time.monotonic() - at for i, (_, at) in self._seen.items() if i != self.index}
+
+    def _report(self) -> None:
+        """A thread: says whom this process waits for, at growing intervals; jax ends all where one is silent."""
+        told, silence = self._patience, self._patience
+        while not self._over.wait(self._pause):
+            unanswered = time.monotonic() - self._answered
+            if unanswered > silence:
+                print(f"tessera: {self.names[0]} gave no answer for {unanswered:.0f} s", file=sys.stderr, flush=True)
+                silence *= 2
+            waited, step = time.monotonic() - self._since, self._step
+            told = told if waited > self._patience else self._patience
+            if step >= 0 and waited > told and (behind := self._behind(step)):
+                where = f"waiting for {waited:.0f} s at step {step}, which some processes have not reached"
+                print(f"tessera: {where}: {'; '.join(behind)}", file=sys.stderr, flush=True)
+                told = 2 * waited
+
+    def _behind(self, step: int) -> list[str]:
+        found = []
+        for index, age in self._ages().items():
+            at = int(self._seen[index][0].split()[1])
+            if at < step:
+                life = f"no sign of life for {age:.0f} s" if age > 3 * self._pause else "alive"
+                found.append(
+                    f"{self.names[index]}: {f'last at step {at}' if at >= 0 else 'before the first step'}, {life}"
+                )
+        return found
+
+
+_peers = Peers()
+
+
+def begin(names: Sequence[str], index: int, heartbeat: float) -> None:
+    """Makes this process one of several, once jax is connected."""
+    global _peers
+    _peers = Peers(names, index, heartbeat)
+
+
+def peers() -> Peers:
+    """The processes of this run; alone where nothing was begun."""
+    return _peers
+
+
+def _described(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}"[:2000]
+
+
+def _exit(code: int) -> None:
+    """At once: an orderly exit would wait for processes that do not come."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

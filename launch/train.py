@@ -80,7 +80,8 @@ def run(
         sample = group.alike("sample", scores.sampler(experiment, program, folder, console))
         record = same_run(folder, config, program.config, program.tokenizer, corpus, experiment, console)
         checkpoints = Checkpoints(folder / "checkpoints", experiment.checkpoint, program.tokenizer.fingerprint)
-        closing.callback(checkpoints.close)
+        # With several processes closing waits for all: an error must first tell them that this one does not come.
+        closing.push(lambda kind, *_: None if kind and group.several else checkpoints.close())
         done = checkpoints.latest()
         if done is not None and done >= experiment.train.steps:
             console.say(f"run {folder} is complete: {done} of {experiment.train.steps} steps are done")

@@ -169,7 +169,7 @@ class _Walk:
             return
         for array, filler in zip(carried, root.operands, strict=False):
             by = self._named[filler]
-            if isinstance(array, str) and array in made and by.opcode not in ("get-tuple-element", "parameter"):
+            if isinstance(array, str) and array in made and by.op_name and by.opcode != "get-tuple-element":
                 made[array] = dataclasses.replace(made[array], instruction=by)
 
 

@@ -114,7 +114,6 @@ def test_a_step_compiled_for_a_real_tpu(name):
     assert {axis for c in planned.collectives for axis in c.axes} == {"fsdp", "tensor"}
     assert planned.step_seconds and planned.serial_step_seconds and planned.mfu_bound
     assert planned.step_seconds <= planned.serial_step_seconds and 0 < planned.mfu_bound < 1
-    assert any("/model/" in buffer.source for buffer in planned.buffers) or not planned.buffers
 
 
 def test_a_step_that_does_not_fit_is_a_plan_too(monkeypatch):

@@ -1,0 +1,76 @@
+"""Fills docs/plans.md: what the shipped configs need on real TPU slices, one `tessera plan` a row.
+
+    python docs/plans.py                              # the rows that are missing, one after the other
+    python docs/plans.py "gpt_7b v5p:4x4x8"           # these rows, anew
+
+Needs the extra `tpu`. A row takes minutes; each is kept in docs/plans.json as soon as it is made.
+"""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from launch.plan.plan import plan
+from train.console import duration, size
+
+HERE = Path(__file__).resolve().parent
+KEPT, PAGE = HERE / "plans.json", HERE / "plans.md"
+# Config and topology, and what differs from the config: mesh axes.
+ROWS = [
+    "gpt2_124m v5e:2x2",
+    "gpt2_124m v6e:2x2",
+    "gpt2_1558m v5e:4x4 fsdp=16",
+    "gpt2_1558m v6e:4x4 fsdp=16",
+    "gpt_7b v4:4x4x8",
+    "gpt_7b v5e:16x16",
+    "gpt_7b v5p:4x4x8",
+    "gpt_7b v6e:8x16",
+    "llama3_8b v5p:4x4x8",
+    "gpt_13b v5p:4x8x8",
+    "gpt_70b v5p:8x8x8",
+    "gpt_70b v6e:16x16",
+]
+FIELDS = ("config", "topology", "mesh", "fits", "hbm_bytes", "bytes", "step_seconds", "mfu_bound", "days")
+FIELDS += ("chip_hours",)
+HEAD = """# What the configs need on TPU slices
+
+Made by `python docs/plans.py`: the real training step of each config, compiled by libtpu on a machine without a TPU.
+Memory is the compiler's; the step is a bound (compute, memory traffic and wires overlap in full), and nothing was run.
+
+| config | topology | mesh | memory a device | step | MFU | all steps of the config | chip-hours |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def main(wanted: list[str]) -> None:
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    for row in wanted or [row for row in ROWS if row not in kept]:
+        name, topology, *sizes = row.split()
+        mesh = {axis: int(size) for axis, size in (pair.split("=") for pair in sizes)} or None
+        config = importlib.import_module(f"configs.{name}").get_config()
+        made = plan(config, topology, mesh=mesh).to_dict()
+        kept[row] = {name: value for name, value in made.items() if name in FIELDS}
+        KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        print(line(kept[row]), flush=True)
+    lines = [line(kept[row]) for row in [*ROWS, *sorted(kept.keys() - set(ROWS))] if row in kept]
+    PAGE.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+def line(made: dict) -> str:
+    """One row of the table."""
+    axes = ", ".join(f"{axis} {n}" for axis, n in made["mesh"].items() if n > 1)
+    memory = f"{size(made['bytes']['total'])} of {size(made['hbm_bytes'])}"
+    speed = ["does not fit", "", "", ""]
+    if made["fits"]:
+        days = duration(86_400 * made["days"])
+        speed = [f"{made['step_seconds']:.2f} s", f"{made['mfu_bound']:.0%}", days, f"{made['chip_hours']:,.0f}"]
+    cells = [made["config"], made["topology"], axes, memory, *speed]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,128 @@
+"""Bounds by hand, and memory of programs whose fullest moment is known."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from launch.plan.collectives import Collective
+from launch.plan.hlo import parse
+from launch.plan.live import fullest, padded_bytes, traffic
+from launch.plan.roofline import bandwidth, collective_seconds, compute_seconds, mfu, places_of
+from train.chips import CHIPS, chip_of, peak_flops
+
+V5P, V5E, H100 = CHIPS["v5p"], CHIPS["v5e"], CHIPS["h100"]
+
+
+def mesh(**sizes):
+    """Eight devices that are counted through the sizes."""
+    return jax.sharding.Mesh(np.array(jax.devices()).reshape(tuple(sizes.values())), tuple(sizes))
+
+
+def test_links_of_an_axis():
+    places = places_of(jax.devices(), V5P, (2, 4, 1))
+    on = mesh(data=2, fsdp=4)
+    assert bandwidth(("fsdp",), on, V5P, places) == 200e9  # four in a ring: both ways at once
+    assert bandwidth(("data",), on, V5P, places) == 100e9  # two on a line
+    assert bandwidth(("data", "fsdp"), on, V5P, places) == 300e9
+    flat = places_of(jax.devices(), V5E, (2, 4))
+    assert bandwidth(("fsdp",), on, V5E, flat) == 50e9  # a ring from 16 on
+
+
+def test_slices_and_machines_are_joined_by_the_network():
+    on = mesh(data=2, fsdp=4)
+    slices = places_of(jax.devices(), V5P, (2, 2, 1))
+    assert bandwidth(("data",), on, V5P, slices) == V5P.network_bandwidth
+    assert bandwidth(("fsdp",), on, V5P, slices) == 200e9  # two lines
+    one_machine = places_of(jax.devices(), H100, (8,))
+    assert bandwidth(("data", "fsdp"), on, H100, one_machine) == 450e9
+    two = {device: (number // 4, number) for number, device in enumerate(jax.devices())}
+    assert bandwidth(("data",), on, H100, two) == H100.network_bandwidth
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds"),
+    [
+        ("all-gather", 0.75),
+        ("reduce-scatter", 0.75),
+        ("all-to-all", 0.75),
+        ("all-reduce", 1.5),
+        ("collective-permute", 2.0),
+    ],
+)
+def test_seconds_of_a_ring(kind, seconds):
+    """200 GB, half at a time, round four devices with 200 GB/s; a permute goes one way only."""
+    on, places = mesh(data=2, fsdp=4), places_of(jax.devices(), V5P, (2, 4, 1))
+    found = collective_seconds([Collective(kind, ("fsdp",), 100 * 10**9, 2, "")], on, V5P, places)
+    assert found == {("fsdp",): pytest.approx(seconds)}
+
+
+def test_compute_and_mfu():
+    assert compute_seconds(459e12 * 8, V5P, 8) == pytest.approx(1.0)
+    assert mfu(459e12, 2.0, V5P, 1) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [("TPU v5", 459e12), ("TPU v5 lite", 197e12), ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12)],
+)
+def test_data_sheets_by_kind(kind, peak):
+    assert peak_flops(types.SimpleNamespace(device_kind=kind)) == peak
+    assert chip_of(types.SimpleNamespace(device_kind="cpu")) is None
+
+
+def test_bytes_of_padded_tiles():
+    assert padded_bytes("f32[3,100]{1,0:T(8,128)}") == 8 * 128 * 4
+    assert padded_bytes("f32[3,100]{0,1:T(8,128)}") == 128 * 104 * 4  # the first dimension is the inner one
+    assert padded_bytes("bf16[2,16,128]{2,1,0:T(8,128)(2,1)}") == 2 * 16 * 128 * 2
+    assert padded_bytes("(f32[8,128]{1,0:T(8,128)S(1)}, f32[5]{0})") == 20  # the first is not in main memory
+
+
+PROGRAM = """HloModule step, is_scheduled=true
+
+%body (s: (s32[], f32[1024])) -> (s32[], f32[1024]) {
+  %s = (s32[], f32[1024]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %x = f32[1024]{0} get-tuple-element(%s), index=1
+  %wide = f32[4096]{0} concatenate(%x, %x, %x, %x), dimensions={0}, metadata={op_name="wide"}
+  %y = f32[1024]{0} slice(%wide), slice={[0:1024]}
+  ROOT %t = (s32[], f32[1024]{0}) tuple(%i, %y)
+}
+
+%condition (c: (s32[], f32[1024])) -> pred[] {
+  %c = (s32[], f32[1024]{0}) parameter(0)
+  %last = s32[] constant(3)
+  %counter = s32[] get-tuple-element(%c), index=0
+  ROOT %less = pred[] compare(%counter, %last), direction=LT
+}
+
+ENTRY %main (p: f32[1024]) -> f32[1024] {
+  %p = f32[1024]{0} parameter(0)
+  %zero = s32[] constant(0)
+  %early = f32[8192]{0} broadcast(%p), metadata={op_name="early"}
+  %a = f32[1024]{0} slice(%early), slice={[0:1024]}, metadata={op_name="a"}
+  %kept = f32[512]{0} negate(%a), metadata={op_name="kept"}
+  %start = (s32[], f32[1024]{0}) tuple(%zero, %a)
+  %loop = (s32[], f32[1024]{0}) while(%start), condition=%condition, body=%body
+  %b = f32[1024]{0} get-tuple-element(%loop), index=1
+  ROOT %out = f32[1024]{0} add(%b, %kept)
+}
+"""
+
+
+def test_the_fullest_moment_and_who_fills_it():
+    """First 32 KiB and a's 4; in the loop a's 4, kept's 2 and 16 of its own. The result is written over an argument."""
+    assert [(live.bytes, live.instruction.op_name) for live in fullest(parse(PROGRAM))] == [
+        (32768, "early"),
+        (4096, "a"),
+    ]
+    found = fullest(parse(PROGRAM.replace("8192", "1024")))
+    assert [(live.bytes, live.instruction.name) for live in found] == [(16384, "wide"), (4096, "a"), (2048, "kept")]
+
+
+def test_traffic_multiplies_the_rounds_of_loops():
+    outside = (4 + 32) + 2 * 4 + (4 + 2) + (4 + 2 + 4)  # KiB in and out: early, a, kept, out
+    inside = (4 * 4 + 16) + 2 * 4  # wide, y
+    counter = 4 * (4 + 4 + 1)  # bytes of the comparisons, one more than rounds is not counted
+    assert abs(traffic(parse(PROGRAM)) - 1024 * (outside + 3 * inside)) <= counter

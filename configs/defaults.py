@@ -87,7 +87,7 @@ def get_config() -> ConfigDict:
             "dropout": 0.0,
             "init_std": 0.02,
             "init_scheme": "gpt2",
-            "attention_impl": "xla",
+            "attention_impl": "auto",
             "compute_dtype": "float32",
             "param_dtype": "float32",
             "remat": "none",

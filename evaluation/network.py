@@ -1,5 +1,6 @@
 """A network with its weights and tokeniser: ids in, numbers out. What the language models of each family share."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 from data.tokenizers.tokenizer import Tokenizer
 from model.build import build
 from model.config import ModelConfig
+from model.kernels import choose
 from model.sharding import ShardingRules
 from model.transformer import apply
 
@@ -30,7 +32,10 @@ class Network:
     ) -> None:
         self.config, self.params, self.tokenizer, self.mesh = config.resolved(), params, tokenizer, mesh
         self.rules = rules or ShardingRules()
-        self.network = build(config, self.rules)
+        # How it was trained says nothing of the devices here.
+        impl = config.attention_impl if config.attention_impl in ("xla", "reference") else "auto"
+        impl, _ = choose(dataclasses.replace(config, attention_impl=impl), mesh.devices.flat[0].platform)
+        self.network = build(dataclasses.replace(config, attention_impl=impl), self.rules)
 
         def part(params: Any, name: str, ids_BT: jax.Array, options: dict[str, Any]) -> jax.Array:
             return getattr(apply(self.network, params, ids_BT, **options), name)

@@ -38,6 +38,7 @@ def show(
         "precision": f"{config.compute_dtype} compute, {config.param_dtype} parameters and optimiser",
         "work": f"{flops:,.0f} FLOPs a token, {tokens:,} tokens a step, {tokens * steps:,} in all",
         "memory": f"{size(held)} state and batch + {size(memory.temp_size_in_bytes)} temporary a device, predicted",
+        "attention": program.attention,
         "remat": _remat(config),
         "peak": f"{rates.peak_flops:.3g} FLOP/s" if rates.peak_flops else _no_peak(program),
         "compile": f"{seconds:.1f} s",

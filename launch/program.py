@@ -21,6 +21,7 @@ from model import parameters
 from model.build import build
 from model.chunks import check_chunks
 from model.config import RECURRENT, ModelConfig
+from model.kernels import choose
 from model.losses import LossFn, language_model_loss
 from model.pipeline import count_microbatches
 from model.remat import within_budget
@@ -46,6 +47,7 @@ class Program:
 
     mesh: Mesh
     config: ModelConfig  # resolved
+    attention: str  # which implementation, and why
     tokenizer: Tokenizer  # with the special ids of the objective
     objective: Objective
     features: Features  # of a row
@@ -161,7 +163,15 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
         length=lengths["inputs"],
         source_length=lengths.get("source", 0),
     )
-    model = build(config, rules)
+    impl, why = choose(
+        config,
+        mesh.devices.flat[0].platform,
+        length=lengths["inputs"],
+        source_length=lengths.get("source", 0),
+        segments=bool({"segments", "source_segments"} & set(features)),
+        ring=shards(rules.length, dict(mesh.shape)) > 1,
+    )
+    model = build(dataclasses.replace(config, attention_impl=impl), rules)
     weights = parameters.weights(model)
     optimizer = make_optimizer(experiment.optimizer, weights, rules, config.base_width)
     loss_fn = language_model_loss(
@@ -183,6 +193,7 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
     return Program(
         mesh=mesh,
         config=config,
+        attention=f"{impl}: {why}",
         tokenizer=tokenizer,
         objective=objective,
         features=features,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
-from model import ring
+from model import kernels, ring
 from model.cache import Cache
 from model.layers import Initializer, Linear, WeightDropout
 from model.mask import MASKED, MaskSpec
@@ -48,14 +48,18 @@ def attention(
     H query heads share G key-value heads, in order (H a multiple of G). Scores are `scale * q·k`, then bent to
     `c * tanh(scores / c)` with a `softcap` c, then `bias` is added, (1, H, T, S) or described. `drop` acts on the
     attention weights. Where `rules` cut the length, keys go round a ring of devices (`model.ring`), whatever `impl`;
-    a bias that is built already is never cut.
+    a bias that is built already is never cut. A kernel leaves to XLA what it cannot do, such as a step of decoding.
     """
     B, _, T, _ = q_BHTK.shape
     if rules is not None and not isinstance(bias, jax.Array) and ring.cuts(rules, B, T, k_BGSK.shape[2]):
-        return ring.ring_attention(q_BHTK, k_BGSK, v_BGSK, bias, mask, scale, softcap, drop, rules)
+        o_BHTK = ring.ring_attention(q_BHTK, k_BGSK, v_BGSK, bias, mask, scale, softcap, drop, rules)
+        return checkpoint_name(o_BHTK, "attention")
+    kernel = kernels.KERNELS.get(impl)
+    if kernel and rules is not None and kernels.able(impl, q_BHTK, k_BGSK, bias, mask, softcap, drop, rules):
+        return kernel(q_BHTK, k_BGSK, v_BGSK, mask, scale, softcap, rules)
     if isinstance(bias, ScoreBias):
         bias = bias(mask.query_slots(T), mask.key_slots(k_BGSK.shape[2]))
-    attend = IMPLEMENTATIONS[impl]
+    attend = IMPLEMENTATIONS["xla" if kernel or impl == "auto" else impl]
     o_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, bias, mask, scale, softcap, drop or (lambda weights: weights))
     return checkpoint_name(o_BHTK, "attention")
 

@@ -13,7 +13,7 @@ CHOICES = {
     "mlp": ("gelu", "gelu_exact", "relu", "silu", "swiglu", "geglu", "geglu_exact", "reglu"),
     "bias": ("none", "qkv", "attention", "mlp", "all"),
     "init_scheme": ("gpt2", "t5"),
-    "attention_impl": ("xla", "reference"),
+    "attention_impl": ("auto", "xla", "reference", "cudnn", "splash"),
     "compute_dtype": ("float32", "bfloat16"),
     "param_dtype": ("float32", "bfloat16"),
 }
@@ -85,7 +85,7 @@ class ModelConfig:
     dropout: float = 0.0  # rate on embeddings, attention weights and branch outputs
     init_std: float = 0.02  # standard deviation of the initial weights (gpt2)
     init_scheme: str = "gpt2"  # gpt2: normal(0, init_std) | t5: by fan-in (Raffel et al. 2020)
-    attention_impl: str = "xla"  # xla | reference
+    attention_impl: str = "auto"  # auto (what the devices are best at) | xla | reference | cudnn (GPU) | splash (TPU)
     compute_dtype: str = "float32"  # of activations and matrix products
     param_dtype: str = "float32"  # of the stored weights
     remat: str = "none"  # what the backward pass recomputes: none | dots (all but matmuls) | full | all but named

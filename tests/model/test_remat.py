@@ -17,13 +17,13 @@ from model.build import build
 from model.config import REMAT_NAMES
 from model.losses import language_model_loss
 from model.remat import Saving, policy, priced, within_budget
-from model.sharding import ShardingRules
+from model.sharding import MESH_AXES, ShardingRules
 from tests import tiny
 
 GPT = dataclasses.replace(tiny.GPT, num_kv_heads=2, mlp_dim=96, num_layers=3)
 T5 = dataclasses.replace(GPT, architecture="encoder_decoder", positions="relative", num_layers=2, num_encoder_layers=3)
 RULES = ShardingRules()
-ONE = dict.fromkeys(("data", "fsdp", "tensor", "context", "expert"), 1)
+ONE = dict.fromkeys(MESH_AXES, 1)
 ROWS, SOURCE = 4, 24
 
 

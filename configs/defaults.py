@@ -155,9 +155,9 @@ def get_config() -> ConfigDict:
 
     # The preset, and rules that replace its: mesh axes joined by commas, "" for replicated, None for the preset's.
     config.sharding = ConfigDict({"preset": "fsdp_tensor"})
-    for axis in ("batch", "length", "residual", "heads", "kv_heads", "head_dim", "mlp", "vocab", "embed", "position"):
+    for axis in ("batch", "length", "sequence", "residual", "heads", "kv_heads", "head_dim", "mlp", "vocab", "embed"):
         config.sharding[axis] = placeholder(str)
-    for axis in ("norm", "layers", "head", "gates"):
+    for axis in ("position", "norm", "layers", "head", "gates"):
         config.sharding[axis] = placeholder(str)
 
     # What the run ends with, and where it was seen; `machine` empty: not run yet.

@@ -105,7 +105,8 @@ def _pipeline(stack, params, x_BTD, layers, context: Context, key, rules, stages
     cut, whole = PartitionSpec(STAGE), PartitionSpec()
     staged = jax.shard_map(stage, in_specs=(cut, cut, cut, whole, whole), out_specs=cut, axis_names={STAGE})
     waiting = jax.tree.map(lambda rows: _cut(rows, stages, M), (x_BTD, by_row))
-    return rules.constrain(_whole(staged(params, layers, waiting, shared, key), stages), "batch", "length", "residual")
+    made = _whole(staged(params, layers, waiting, shared, key), stages)
+    return rules.constrain(made, "batch", "sequence", "residual")
 
 
 def _visit(stack, params, carry: Carry, layers, context: Context, stages: int) -> Carry:

@@ -20,12 +20,13 @@ class ShardingRules:
     """Mesh axes of each logical axis: a name, several names (outermost first), or None for replicated.
 
     Raises:
-        ValueError: a mesh axis that does not exist.
+        ValueError: a mesh axis that does not exist, or rules that do not go together.
     """
 
     # Activations
     batch: Axes = ("stage", "data", "fsdp")
-    length: Axes = "context"
+    length: Axes = "context"  # inside attention and MLP
+    sequence: Axes = "context"  # the length of the residual stream, between them: `length`, and what else cuts it
     residual: Axes = None  # width of the residual stream
     # Activations and weights
     heads: Axes = "tensor"
@@ -46,6 +47,12 @@ class ShardingRules:
             for axis in mesh_axes(getattr(self, field.name)):
                 if axis not in MESH_AXES:
                     raise ValueError(f"sharding.{field.name} is {axis!r}: the mesh axes are {', '.join(MESH_AXES)}")
+        length, sequence = mesh_axes(self.length), mesh_axes(self.sequence)
+        if sequence[: len(length)] != length:
+            raise ValueError(
+                f"sharding.sequence is {self.sequence!r} and sharding.length {self.length!r}: the residual stream is "
+                f"cut at least as attention is, let sharding.sequence begin with {','.join(length)!r}"
+            )
         if self.layers not in (None, STAGE):
             raise ValueError(f"sharding.layers is {self.layers!r}: layers lie along {STAGE!r}, or '' (replicated)")
 
@@ -117,4 +124,6 @@ PRESETS = {
     # Megatron: heads, MLP width and vocabulary are split over `tensor`.
     "tensor": dataclasses.replace(FSDP_TENSOR, embed=None),
     "fsdp_tensor": FSDP_TENSOR,
+    # The same, and norms and residual sums are split over `tensor` too, along the length (Korthikanti et al. 2022).
+    "sequence_parallel": dataclasses.replace(FSDP_TENSOR, sequence=("context", "tensor")),
 }

@@ -83,9 +83,12 @@ class Block(nn.Module):
     def _add(self, name: str, layer: Callable[..., Any], x_BTD: jax.Array, context: Context) -> tuple[jax.Array, Any]:
         drop = Dropout(self.dropout)
         with jax.named_scope(name):
-            norm = self.norm(name=f"{name}_norm")
-            x_BTD, rest = self.residual(norm, layer, lambda h: drop(h, context.train), x_BTD)
-            return self.rules.constrain(x_BTD, "batch", "length", "residual"), rest
+            norm, constrain = self.norm(name=f"{name}_norm"), self.rules.constrain
+            # A layer sees the length that its weights leave; what it adds lies as the residual stream does.
+            inside = lambda h: layer(constrain(h, "batch", "length", "residual"))  # noqa: E731
+            outside = lambda h: drop(constrain(h, "batch", "sequence", "residual"), context.train)  # noqa: E731
+            x_BTD, rest = self.residual(norm, inside, outside, x_BTD)
+            return constrain(x_BTD, "batch", "sequence", "residual"), rest
 
 
 class Loop(nn.Module):
@@ -161,6 +164,7 @@ class Stack(nn.Module):
         x_BTD, cache = self.run(self.layers(name="layers"), (x_BTD, cache), layers, context)
         with jax.named_scope("norm"):
             x_BTD = x_BTD if self.norm is None else self.norm(name="norm")(x_BTD)
+            x_BTD = self.rules.constrain(x_BTD, "batch", "length", "residual")
         return x_BTD, cache if cache is None else cache.replace(filled=first + T)
 
     def _embed(self, x_BTD: jax.Array, positions_BT: jax.Array, token_types_BT: Any, train: bool) -> jax.Array:
@@ -169,7 +173,7 @@ class Stack(nn.Module):
             x_BTD = self.token_types(name="token_types")(x_BTD, token_types_BT)
         if self.embedding_norm is not None:
             x_BTD = self.embedding_norm(name="embedding_norm")(x_BTD)
-        return self.rules.constrain(Dropout(self.dropout)(x_BTD, train), "batch", "length", "residual")
+        return self.rules.constrain(Dropout(self.dropout)(x_BTD, train), "batch", "sequence", "residual")
 
 
 class Transformer(nn.Module):

@@ -151,6 +151,12 @@ def check_length(mesh: Mesh | AbstractMesh, rules: ShardingRules, length: int) -
             f"length {length} (model.max_length, or what the objective makes of it) is not divisible by twice the "
             f"{parts} parts of mesh axes {rules.length!r}, an early and a late one for each: use {better}"
         )
+    finer = shards(rules.sequence, dict(mesh.shape))
+    if length % finer:
+        raise ValueError(
+            f"length {length} (model.max_length, or what the objective makes of it) is not divisible by the {finer} "
+            f"parts of mesh axes {rules.sequence!r}: use a multiple of {finer}, or another sharding.sequence"
+        )
 
 
 def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:

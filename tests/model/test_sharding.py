@@ -32,6 +32,11 @@ def test_an_unknown_mesh_axis_raises():
         ShardingRules(embed="model")
 
 
+def test_a_residual_stream_that_is_cut_less_than_attention_raises():
+    with pytest.raises(ValueError, match="sequence is 'tensor' and sharding.length 'context'"):
+        ShardingRules(sequence="tensor")
+
+
 def test_parse_axes():
     assert parse_axes("data, fsdp") == ("data", "fsdp")
     assert parse_axes("tensor") == "tensor"
@@ -59,9 +64,10 @@ def test_a_size_that_the_mesh_cannot_cut_says_what_would_work():
 
 
 def test_constraints_are_in_the_lowered_program():
-    # Per layer: query, key, value, MLP width and two residual streams; outside: the embeddings and the logits.
+    # Per layer: query, key, value, MLP width, and of two residuals way in, way out and sum; outside: the embeddings,
+    # the last norm and the logits.
     model = build(tiny.GPT)
     with jax.set_mesh(tiny.mesh(data=2, tensor=2)):
         params = jax.eval_shape(lambda: jax.tree.map(lambda w: jnp.zeros(w.shape), parameters.weights(model)))
         lowered = jax.jit(lambda p, ids: model.apply({"params": p}, ids).logits).lower(params, jnp.zeros((4, 8), int))
-    assert lowered.as_text().count("sdy.sharding_constraint") == 8
+    assert lowered.as_text().count("sdy.sharding_constraint") == 13

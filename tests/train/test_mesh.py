@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from model.sharding import ShardingRules
+from model.sharding import PRESETS, ShardingRules
 from tests import tiny
 from train.mesh import MeshConfig, batch_sharding, check_batch, check_length, local_rows, make_mesh, place_batch
 
@@ -124,6 +124,8 @@ def test_length_that_the_mesh_cannot_cut():
     check_length(tiny.mesh(data=4), rules, 31)
     with pytest.raises(ValueError, match="length 28 .*not divisible by twice the 4 parts.*use 24 or 32"):
         check_length(mesh, rules, 28)
+    with pytest.raises(ValueError, match="length 18 .*not divisible by the 4 parts"):
+        check_length(tiny.mesh(tensor=4), PRESETS["sequence_parallel"], 18)
 
 
 def test_a_placed_batch_is_cut_by_rows():

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from launch.plan.collectives import collectives
 from model import parameters
 from model.build import build
 from model.losses import language_model_loss
@@ -98,12 +99,25 @@ def same(many, one):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+SLOW = ("relative", "remat", "prefix", "window")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in NETWORKS])
 def test_every_network_on_context_4(name, on_one_device):
     same(loss_and_gradients(NETWORKS[name], batch_of(name), tiny.mesh(context=4)), on_one_device(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [name for name in MESHES if name != "context4"])
 @pytest.mark.parametrize("name", ["gpt", "t5"])
 def test_every_mesh(name, mesh, on_one_device):
     same(loss_and_gradients(NETWORKS[name], batch_of(name), tiny.mesh(**MESHES[mesh])), on_one_device(name))
+
+
+def test_keys_go_round_and_nothing_but_ids_is_gathered():
+    mesh = tiny.mesh(context=4)
+    program = loss_and_gradients(tiny.LLAMA, tiny.batch(rows=4), mesh, compiled=True)
+    found = [c for c in collectives(str(program.as_text()), mesh) if "context" in c.axes]
+    assert any(c.kind == "collective-permute" and "attention" in c.where for c in found)
+    # 4 rows of 32 tokens: 512 bytes of ids, 16 KiB of activations.
+    assert max((c.bytes for c in found if c.kind in ("all-gather", "all-to-all")), default=0) <= 512

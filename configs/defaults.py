@@ -123,6 +123,7 @@ def get_config() -> ConfigDict:
             "epsilon": 1e-8,
             "moments_dtype": "float32",
             "stochastic_rounding": False,
+            "offload": False,
             "muon_momentum": 0.95,
             "weight_decay": 0.1,
             "clip_norm": 1.0,

@@ -27,6 +27,7 @@ from model.pipeline import count_microbatches
 from model.remat import within_budget
 from model.sharding import STAGE, mesh_axes, shards
 from train.mesh import batch_sharding, check_batch, check_length, make_mesh
+from train.offload import check_host, offloaded, on_host
 from train.optimizers import make_optimizer, make_schedule
 from train.state import State, abstract_state, init_state
 from train.step import make_train_step
@@ -188,6 +189,9 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
         stochastic_rounding=experiment.optimizer.stochastic_rounding,
     )
     target = abstract_state(model, optimizer, rules, mesh)
+    if experiment.optimizer.offload:
+        check_host(mesh)
+        step_fn, target = offloaded(step_fn, target), on_host(target)
     shardings = jax.tree.map(lambda x: x.sharding, target)
     make = jax.jit(lambda seed: init_state(model, optimizer, seed), out_shardings=shardings)
     return Program(

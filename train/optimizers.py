@@ -38,6 +38,7 @@ class OptimizerConfig:
     epsilon: float  # of AdamW, outside the root
     moments_dtype: str  # float32 | bfloat16: how momentum and averages of gradients are kept between the steps
     stochastic_rounding: bool  # what is kept in bf16, moments or parameters, is rounded by chance, unbiased
+    offload: bool  # moments lie in the host's memory and come to the device for the update
     muon_momentum: float  # of Muon's matrices; b1, b2 and epsilon are then those of the rest
     weight_decay: float  # of kernels and embeddings, times the learning rate
     clip_norm: float  # largest global gradient norm; 0 = no clipping

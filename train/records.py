@@ -28,6 +28,7 @@ HARMLESS_TRAIN = (
 )
 HARMLESS_TRAIN += ("sample_temperature", "max_skipped", "microbatches", "loss_chunks")
 HARMLESS_MODEL = ("attention_impl", "remat", "remat_bytes", "remat_offload", "scan_unroll", "pipeline_microbatches")
+HARMLESS_OPTIMIZER = ("offload",)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy", "tessera-lm")
 
 
@@ -175,6 +176,7 @@ def _is_harmless(name: str) -> bool:
         name.startswith(HARMLESS)
         or (section == "train" and leaf in HARMLESS_TRAIN)
         or (section == "model" and leaf in HARMLESS_MODEL)
+        or (section == "optimizer" and leaf in HARMLESS_OPTIMIZER)
         or (section == "data" and leaf.rpartition(".")[2] in HARMLESS_DATA)
     )
 

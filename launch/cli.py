@@ -222,6 +222,9 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
         flags.DEFINE_integer("slices", 1, "so many of the topology, joined by the network", flag_values=values)
         flags.DEFINE_float("tokens", 0.0, "a budget to train on, 1e12; 0: the config's steps", flag_values=values)
         flags.DEFINE_string("json", None, "also write the plan to this file", flag_values=values)
+        flags.DEFINE_string("html", None, "also draw arrays, mesh and memory in this file", flag_values=values)
+        flags.DEFINE_bool("search", False, "try meshes, remat and microbatches; plan the best", flag_values=values)
+        flags.DEFINE_integer("search_compiles", 8, "layouts that a search compiles", flag_values=values)
     elif command == "plot":
         flags.DEFINE_string("out", "runs.png", "the picture to write", flag_values=values)
     return values

@@ -15,6 +15,7 @@ from evaluation.network import Network
 from launch.experiment import Experiment, read, sharding_rules
 from launch.plan.layout import Laid, full_sizes, lay_tokens, lay_weights
 from launch.plan.mosaic import array_svg, mesh_svg, seen
+from launch.plan.plan import Plan
 from launch.saved import read_run
 from model import parameters
 from model.build import build
@@ -43,6 +44,8 @@ _STYLE = """
 .mosaic th, .mosaic td { padding: .15rem 1.4rem .15rem 0; vertical-align: top; border-bottom: 1px solid var(--line) }
 .mosaic td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .mosaic .sheet { fill: var(--line); stroke: var(--card) } .mosaic .copies { fill: url(#mosaic-copies) }
+.mosaic svg text { font: 12px system-ui, sans-serif; fill: var(--ink) }
+.mosaic .bar { fill: #4a7fd4 } .mosaic .whole { fill: var(--dim) }
 .mosaic .mesh { display: flex; flex-wrap: wrap; gap: 2rem; align-items: flex-start }
 """
 # Whatever lies on more than one device is hatched; one pattern serves every drawing of the page.
@@ -62,6 +65,7 @@ class Picture:
     mesh: Mapping[str, int]  # size of each axis
     rules: ShardingRules
     arrays: tuple[Laid, ...]  # the weights in the order of the network; last, where there is a batch, its tokens
+    plan: Plan | None = None  # adds memory and collectives
 
     def page(self) -> str:
         """A whole HTML document, which fetches nothing and runs nothing."""
@@ -78,7 +82,7 @@ class Picture:
         return (
             f'<div class="mosaic"><style>{_STYLE}</style>{_HATCH}<h2>{_text(self.title)}</h2>'
             f'<p class="dim">{_text(self._summary())}</p><h3>mesh</h3><div class="mesh">{mesh_svg(self.mesh)}'
-            f"{self._axes()}</div>"
+            f"{self._axes()}</div>{_planned(self.plan) if self.plan else ''}"
             '<h3>arrays</h3><p class="dim">A tile is what one device holds, in the colour of its place on the mesh; '
             "hatched: other devices hold the same. Drawn by parts, not to scale; layers lie behind each other.</p>"
             f'<div class="cards">{cards}</div></div>\n'
@@ -104,25 +108,28 @@ class Picture:
         return table(["mesh axis", "size", "seen as", "cuts"], rows) if rows else "one device: everything is whole"
 
 
-def picture(what: Any, mesh: Mapping[str, int] | Mesh | None = None) -> Picture:
+def picture(what: Any, mesh: Mapping[str, int] | Mesh | Plan | None = None) -> Picture:
     """How the weights of `what` lie on a mesh, for a notebook cell or (`.page()`) a file. Needs none of its devices.
 
     Args:
         what: an experiment's config, a network's `ModelConfig`, the folder of a run, or what `tessera.load` returns.
-        mesh: sizes of the mesh axes, those of size 1 left out: `{"fsdp": 4, "tensor": 2}`; or a mesh of JAX. None: the
-            mesh of the config on the devices of this machine, of a loaded network its own, else one device.
+        mesh: sizes of the mesh axes, those of size 1 left out: `{"fsdp": 4, "tensor": 2}`; or a mesh of JAX; or a
+            plan, whose memory and collectives are then shown too. None: the mesh of the config on the devices of this
+            machine, of a loaded network its own, else one device.
 
     Raises:
         ValueError: a dimension that the mesh cannot cut, an axis that does not exist, or a model without arrays.
     """
     title, model, rules, own, batch = _read(what)
-    sizes = own if mesh is None else full_sizes(mesh.shape if isinstance(mesh, Mesh) else mesh)
+    plan = mesh if isinstance(mesh, Plan) else None
+    given = mesh.mesh if isinstance(mesh, Plan) else mesh.shape if isinstance(mesh, Mesh) else mesh
+    sizes = own if given is None else full_sizes(given)
     if model.architecture == "ngram":
         raise ValueError("an n-gram model counts: it has no weights that lie on a mesh")
     arrays = lay_weights(parameters.weights(build(model, rules)), rules, sizes)
     if batch:
         arrays.append(lay_tokens(batch, model.max_length, rules, sizes))
-    return Picture(title, sizes, rules, tuple(arrays))
+    return Picture(title, sizes, rules, tuple(arrays), plan)
 
 
 def _read(what: Any) -> tuple[str, ModelConfig, ShardingRules, dict[str, int], int]:
@@ -161,6 +168,29 @@ def _card(laid: Laid) -> str:
         f'<div class="name">{_text(laid.name)}</div><div class="drawn">{array_svg(laid)}</div><div>{"".join(chips)}'
         f"</div><p>{pieces}: {size(laid.device_bytes)} a device of {size(laid.bytes)}; {copies}</p></div>"
     )
+
+
+def _planned(plan: Plan) -> str:
+    """Memory of one device as bars, and what devices say to each other."""
+    held = [(kind, n) for kind, n in plan.bytes.items() if n > 0 and kind != "total"]
+    total, most = plan.bytes["total"], max(plan.bytes["total"], plan.hbm_bytes or 0)
+    rows = [*held, ("total", total), *([("HBM", plan.hbm_bytes)] if plan.hbm_bytes else [])]
+    bars = "".join(
+        f'<text x="108" y="{22 * row + 15}" text-anchor="end">{_text(kind)}</text>'
+        f'<rect class="{"whole" if kind in ("total", "HBM") else "bar"}" x="116" y="{22 * row + 3}" rx="2" height="15" '
+        f'width="{320 * n / most:.1f}"/><text x="{122 + 320 * n / most:.1f}" y="{22 * row + 15}">{size(n)}</text>'
+        for row, (kind, n) in enumerate(rows)
+    )
+    label = f"memory of one of {plan.num_devices} devices, {plan.method}"
+    chart = f'<svg width="540" height="{22 * len(rows)}" role="img" aria-label="{_text(label)}">{bars}</svg>'
+    spoken = [
+        [c.kind, " + ".join(c.axes), size(c.bytes), f"{c.times:,}", size(c.bytes * c.times), c.where]
+        for c in sorted(plan.collectives, key=lambda c: -c.bytes * c.times)
+    ]
+    columns = ["collective", "along", "each", "times", "a step", "where"]
+    wires = f"<h3>collectives of one step, of one device</h3>{table(columns, spoken)}" if spoken else ""
+    problem = f'<p class="dim">{_text(plan.problem)}</p>' if plan.problem else ""
+    return f"<h3>{_text(label)}</h3>{problem}{chart}{wires}"
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 from launch.experiment import Experiment
 from launch.plan.estimate import features, held_bytes
 from launch.plan.layout import abstract_mesh
+from launch.plan.plan import stand_in
+from launch.rows import objective_of
 from model.chunks import check_chunks
 from train.mesh import MeshConfig, check_batch, check_length
 
@@ -23,6 +25,14 @@ class Variant:
     @property
     def total(self) -> int:
         return sum(self.bytes.values())
+
+
+def with_vocabulary(experiment: Experiment) -> Experiment:
+    """With the number of ids that its tokeniser will have, where the config leaves it to that."""
+    if experiment.model.vocab_size:
+        return experiment
+    tokenizer, _ = objective_of(experiment, stand_in(experiment))
+    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, vocab_size=tokenizer.vocab_size))
 
 
 def as_it_is(experiment: Experiment, sizes: Mapping[str, int]) -> Variant:

@@ -1,6 +1,7 @@
 """The picture shows every array, cut as JAX itself cuts it."""
 
 import dataclasses
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -17,6 +18,7 @@ from model import parameters
 from model.build import build
 from model.sharding import PRESETS, ShardingRules
 from tests import tiny
+from train.console import size
 
 
 class Page(HTMLParser):
@@ -151,3 +153,26 @@ def test_what_cannot_be_drawn_is_refused():
         tessera.picture([1])
     with pytest.raises(ValueError, match="an n-gram model counts"):
         tessera.picture(dataclasses.replace(tiny.GPT, architecture="ngram"))
+
+
+def test_a_plan_adds_memory_and_collectives(tmp_path, monkeypatch, capsys):
+    """Through the command: what the plan says in numbers stands on the page."""
+    (tmp_path / "config.py").write_text(
+        "from configs import defaults\n\n\ndef get_config():\n    made = defaults.get_config()\n"
+        "    made.model.update(vocab_size=64, max_length=32, num_layers=2, embed_dim=32, num_heads=4)\n"
+        "    made.data.tokenizer_vocab = 64\n    made.mesh.update(data=2, fsdp=4)\n    return made\n"
+    )
+    page, numbers = tmp_path / "plan.html", tmp_path / "plan.json"
+    words = ["plan", f"--config={tmp_path}/config.py", "--topology=cpu:8", f"--html={page}", f"--json={numbers}"]
+    assert tessera.main(words) == 0
+    text, said = page.read_text(), json.loads(numbers.read_text())
+    cards = Page(text).cards
+    assert cards["decoder/layers/mlp/up/kernel"]["tiles"] == 4
+    for kind, held in said["bytes"].items():
+        assert held <= 0 or (f">{kind}</text>" in text and f">{size(held)}</text>" in text), kind
+    assert said["collectives"]
+    for one in said["collectives"]:
+        assert f"<td>{one['kind']}</td><td>{' + '.join(one['axes'])}</td>" in text
+    with pytest.raises(ValueError, match="would change nothing without --search"):
+        monkeypatch.setenv("TESSERA_TRACEBACK", "1")
+        tessera.main([*words, "--search_compiles=2"])

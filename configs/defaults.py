@@ -77,6 +77,11 @@ def get_config() -> ConfigDict:
             "qk_norm": False,
             "attention_softcap": 0.0,
             "window": 0,
+            "experts": 0,
+            "experts_per_token": 2,
+            "capacity_factor": 1.25,
+            "load_balance_loss": 0.01,
+            "router_z_loss": 0.001,
             "tied_output": True,
             "scale_output": False,
             "logits_softcap": 0.0,
@@ -158,7 +163,7 @@ def get_config() -> ConfigDict:
     config.sharding = ConfigDict({"preset": "fsdp_tensor"})
     for axis in ("batch", "length", "sequence", "residual", "heads", "kv_heads", "head_dim", "mlp", "vocab", "embed"):
         config.sharding[axis] = placeholder(str)
-    for axis in ("position", "norm", "layers", "head", "gates"):
+    for axis in ("position", "experts", "norm", "layers", "head", "gates"):
         config.sharding[axis] = placeholder(str)
 
     # What the run ends with, and where it was seen; `machine` empty: not run yet.

@@ -91,6 +91,16 @@ def check(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:
                 f"mesh.{axis} is {size}, but no sharding rule uses the axis: its devices would all compute the same. "
                 f"Use mesh.{axis}=1, or set a rule such as --config.sharding.mlp={axis}"
             )
+    if (parts := mesh.shape["expert"]) > 1 and not experiment.model.experts:
+        raise ValueError(
+            f"mesh.expert is {parts}, but model.experts is 0: use mesh.data to cut the batch alone, or set the number "
+            "of experts"
+        )
+    if mesh.shape["stage"] > 1 and experiment.model.experts:
+        raise ValueError(
+            f"mesh.stage is {mesh.shape['stage']} and model.experts is {experiment.model.experts}: layers with experts "
+            "are not passed from stage to stage, use mesh.stage=1 and mesh.expert"
+        )
     architectures, head = TRAINS[experiment.objective.name]
     if experiment.model.architecture not in architectures or experiment.model.head != head:
         raise ValueError(

@@ -13,6 +13,7 @@ from model.config import RECURRENT, ModelConfig
 from model.heads import LanguageModelHead, MaskedLanguageModelHead, NoHead, PoolerHead, TokenHead, dense
 from model.layers import Embedding, Initializer, LayerNorm, Linear, RMSNorm, TokenTypes
 from model.mlp import MLP, gelu_exact, gelu_tanh
+from model.moe import MoE
 from model.ngram import NGram
 from model.pipeline import run_layers
 from model.rnn import CELLS, Recurrent
@@ -104,9 +105,13 @@ def _stack(
     scale = c.attention_scale or c.head_dim**-0.5 * ((c.base_head_dim or c.head_dim) / c.head_dim) ** 0.5
     attend = functools.partial(attention, scale=scale, softcap=c.attention_softcap, impl=c.attention_impl, rules=rules)
     mlp = functools.partial(
-        MLP, c.embed_dim, c.mlp_dim, ACTIVATIONS[c.mlp], c.gated, init.inner, init.mlp_down, rules,
+        MoE if c.experts else MLP,
+        c.embed_dim, c.mlp_dim, ACTIVATIONS[c.mlp], c.gated, init.inner, init.mlp_down, rules,
         c.bias in ("mlp", "all"), c.param_dtype,
     )  # fmt: skip
+    if c.experts:
+        names = ("experts", "experts_per_token", "capacity_factor", "load_balance_loss", "router_z_loss")
+        mlp = functools.partial(mlp, **{name: getattr(c, name) for name in names})
     block = functools.partial(
         _stacked(c, layers) if stacked else Block,
         norm=norm,
@@ -138,7 +143,7 @@ def _stack(
         layers=block if stacked else functools.partial(Loop, block, layers),
         run=functools.partial(run_layers, rules=rules, microbatches=c.pipeline_microbatches)
         if stacked
-        else lambda loop, *inputs: loop(*inputs)[0],
+        else lambda loop, *inputs: loop(*inputs),
         norm=norm if c.norm_placement == "pre" else None,
         causal=name == "decoder",
         window=c.window,

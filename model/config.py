@@ -72,6 +72,13 @@ class ModelConfig:
     qk_norm: bool = False  # RMS norm of each query and key head (Henry et al. 2020)
     attention_softcap: float = 0.0  # attention scores become c * tanh(s / c) (Gemma 2); 0 = off
     window: int = 0  # a token sees so many tokens, itself included (Mistral); 0 = all
+    # Experts
+    experts: int = 0  # E: MLPs of a layer, of which each token takes some (Shazeer et al. 2017); 0 = one, for all
+    experts_per_token: int = 2  # k: experts that a token takes
+    capacity_factor: float = 1.25  # in training an expert takes this times k T / E of the T tokens of a row, and passes
+    # by the rest; 0 = takes all
+    load_balance_loss: float = 0.01  # what unequal loads of the experts add to the loss (Fedus et al. 2022, eq. 4)
+    router_z_loss: float = 0.001  # what large router logits add to the loss (Zoph et al. 2022, eq. 5)
     # Output
     tied_output: bool = True  # the output projection is the embedding table
     scale_output: bool = False  # times 1 / sqrt(embed_dim) before a tied output (T5 1.0)
@@ -104,6 +111,7 @@ class ModelConfig:
         self._check_positions()
         self._check_head()
         self._check_width()
+        self._check_experts()
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"model.dropout is {self.dropout}: it must be at least 0 and below 1")
         for field in ("attention_scale", "attention_softcap", "logits_softcap", "window"):
@@ -247,6 +255,29 @@ class ModelConfig:
         if self.base_width and self.scale_output:
             raise ValueError("model.scale_output is True: base_width scales the output by the width already")
 
+    def _check_experts(self) -> None:
+        if self.experts < 0:
+            raise ValueError(f"model.experts is {self.experts}: it must be at least 1, or 0 for a dense MLP")
+        if self.experts and not self.attends:
+            raise ValueError(f"model.experts is {self.experts}: an architecture {self.architecture!r} has none, use 0")
+        if not self.experts:
+            names = ("experts_per_token", "capacity_factor", "load_balance_loss", "router_z_loss")
+            if changed := [name for name in names if getattr(self, name) != getattr(ModelConfig, name)]:
+                raise ValueError(
+                    f"model.{changed[0]} is {getattr(self, changed[0])}, but model.experts is 0: set the number of "
+                    f"experts, or leave it at {getattr(ModelConfig, changed[0])}"
+                )
+            return
+        if self.base_width:
+            raise ValueError(f"model.base_width is {self.base_width}: it says nothing about experts, use 0 with them")
+        if not 1 <= self.experts_per_token <= self.experts:
+            raise ValueError(
+                f"model.experts_per_token is {self.experts_per_token}: use 1 to {self.experts} (model.experts)"
+            )
+        for field in ("capacity_factor", "load_balance_loss", "router_z_loss"):
+            if not 0 <= getattr(self, field) < float("inf"):
+                raise ValueError(f"model.{field} is {getattr(self, field)}: it must be positive, or 0 for none")
+
     def resolved(self) -> "ModelConfig":
         """The same network with every derived size written out.
 
@@ -297,6 +328,8 @@ def flops_per_sequence(config: ModelConfig, length: int, source_length: int = 0)
         return 6.0 * (length * c.num_layers * 2 * gates * c.embed_dim**2 + output)
     wide, narrow = c.embed_dim * c.head_dim * c.num_heads, c.embed_dim * c.head_dim * c.num_kv_heads
     mlp = c.embed_dim * c.mlp_dim * (3 if c.gated else 2)
+    if c.experts:  # those that a token takes, and the router
+        mlp = mlp * c.experts_per_token + c.embed_dim * c.experts
     block = 2 * wide + 2 * narrow + mlp
     products = c.num_layers * length * block + output
     attended = c.num_layers * length * length

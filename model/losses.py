@@ -11,6 +11,7 @@ from flax import struct
 
 from model import ring
 from model.chunks import split, summed_in_chunks
+from model.routing import RoutingSums, summed
 from model.sharding import ShardingRules, shards
 from model.transformer import Output, apply
 
@@ -30,10 +31,19 @@ KNOWN = {"inputs", "targets", "weights", *INPUTS}
 
 
 class Sums(struct.PyTreeNode):
-    """What batches add up to: `loss` in nats, `weight` in predicted tokens. `loss / weight` is the mean."""
+    """What batches add up to: `loss` in nats, `weight` in predicted tokens. `loss / weight` is the mean.
+
+    Of a network with experts also what their routers tell, in training.
+    """
 
     loss: jax.Array
     weight: jax.Array
+    routing: RoutingSums | None = None
+
+    @property
+    def objective(self) -> jax.Array:
+        """What training makes small: the loss, and what the routers add to it."""
+        return self.loss if self.routing is None else self.loss + self.routing.added
 
 
 LossFn = Callable[[Any, Batch, jax.Array | None], Sums]
@@ -99,16 +109,16 @@ def language_model_loss(
 
         targets, weights = batch["targets"], batch["weights"]
         if chunks == 1:
-            logits = _output(model, params, batch, key).logits
+            output = _output(model, params, batch, key)
             with jax.named_scope("loss"):
-                return Sums(nats(logits, targets, weights), jnp.sum(weights))
+                return _sums(nats(output.logits, targets, weights), weights, output, train)
         body, scores = split(model)
-        x_BTD = _output(body, params, batch, key).hidden_BTD
+        output = _output(body, params, batch, key)
         with jax.named_scope("loss"):
             total = summed_in_chunks(
-                scores, nats, params, x_BTD, targets, weights, chunks=chunks, train=train, rules=rules
+                scores, nats, params, output.hidden_BTD, targets, weights, chunks=chunks, train=train, rules=rules
             )
-            return Sums(total, jnp.sum(weights))
+            return _sums(total, weights, output, train)
 
     return loss
 
@@ -120,9 +130,10 @@ def span_loss(model: nn.Module) -> LossFn:
     """
 
     def loss(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        logits_BT2 = _output(model, params, batch, key).logits
-        nats_B2 = cross_entropy(jnp.swapaxes(logits_BT2, 1, 2), batch["targets"])
-        return Sums(jnp.sum(jnp.mean(nats_B2, axis=1) * batch["weights"]), jnp.sum(batch["weights"]))
+        output = _output(model, params, batch, key)
+        nats_B2 = cross_entropy(jnp.swapaxes(output.logits, 1, 2), batch["targets"])
+        total = jnp.sum(jnp.mean(nats_B2, axis=1) * batch["weights"])
+        return _sums(total, batch["weights"], output, key is not None)
 
     return loss
 
@@ -139,6 +150,11 @@ def _dealt(batch: Batch, rules: ShardingRules) -> Batch:
     moved = {name: x for name, x in batch.items() if not name.startswith("source") and x.shape[:2] == (B, T)}
     moved = {name: rules.constrain(x[:, slots_T], "batch", "length") for name, x in moved.items()}
     return {**batch, **moved, "slots": jnp.asarray(slots_T)}
+
+
+def _sums(loss: jax.Array, weights: jax.Array, output: Output, train: bool) -> Sums:
+    routing = summed(output.routing, weights) if train and output.routing is not None else None
+    return Sums(loss, jnp.sum(weights), routing)
 
 
 def _output(model: nn.Module, params: Any, batch: Batch, key: jax.Array | None) -> Output:

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
+from model.attention import Context
 from model.layers import Initializer, Linear
 from model.sharding import ShardingRules
 
@@ -36,11 +37,11 @@ class MLP(nn.Module):
     param_dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, context: Context) -> tuple[jax.Array, None]:
         h_BTF = self.activation(self._wide("gate" if self.gated else "up", x_BTD))
         if self.gated:
             h_BTF = h_BTF * self._wide("up", x_BTD)
-        return Linear(
+        down = Linear(
             "BTF,FD->BTD",
             (self.mlp_dim, self.embed_dim),
             ("mlp", "embed"),
@@ -48,7 +49,8 @@ class MLP(nn.Module):
             ("norm",) if self.bias else None,
             self.param_dtype,
             name="down",
-        )(h_BTF)
+        )
+        return down(h_BTF), None
 
     def _wide(self, name: str, x_BTD: jax.Array) -> jax.Array:
         shape, bias_axes = (self.embed_dim, self.mlp_dim), ("mlp",) if self.bias else None

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 
 from model.attention import Context
 from model.cache import Cache
+from model.routing import Routing
 from model.sharding import STAGE, ShardingRules, mesh_axes, shards
 
 MOST = 4  # microbatches a stage where the config leaves their number open: the bubble stays below a fifth
@@ -20,21 +21,26 @@ Carry = tuple[jax.Array, Cache | None]
 
 def run_layers(
     stack: nn.Module, carry: Carry, layers: jax.Array, context: Context, *, rules: ShardingRules, microbatches: int
-) -> Carry:
-    """x_BTD and cache behind all layers of `stack`: bound blocks that are scanned over stacked weights.
+) -> tuple[Carry, Routing | None]:
+    """x_BTD and cache behind all layers of `stack`, bound blocks that are scanned over stacked weights, and the routing
+    of experts.
 
     On a mesh with stages, training goes through them as a pipeline; `microbatches` as in `ModelConfig`. Evaluation and
     decoding cut the batch over the stages as well, and each layer's weights travel to all of them when their turn
     comes, which costs a reduction of all weights over the stages a call.
+
+    Raises:
+        ValueError: training of experts on a mesh with stages.
     """
     stages = shards(rules.layers, dict(jax.sharding.get_abstract_mesh().shape))
     if stages == 1 or stack.is_initializing():
-        return stack(carry, layers, context)[0]
+        return stack(carry, layers, context)
     bound, params, stack = stack, stack.variables["params"], stack.clone(parent=None)
     if carry[1] is not None or not context.train:
-        return _visit(stack, params, carry, layers, context, stages)
+        return _visit(stack, params, carry, layers, context, stages), None
     key = bound.make_rng("dropout") if bound.has_rng("dropout") else None
-    return _pipeline(stack, params, carry[0], layers, context, key, rules, stages, microbatches), None
+    x_BTD = _pipeline(stack, params, carry[0], layers, context, key, rules, stages, microbatches)
+    return (x_BTD, None), None
 
 
 def count_microbatches(rows: int, mesh_shape: dict[str, int], rules: ShardingRules, microbatches: int) -> int:
@@ -90,7 +96,10 @@ def _pipeline(stack, params, x_BTD, layers, context: Context, key, rules, stages
             first = jax.tree.map(lambda rows: jax.lax.dynamic_index_in_dim(rows, t % kept, keepdims=False), waiting)
             x_BTD, by_row = jax.tree.map(lambda new, old: jnp.where(here == 0, new, old), first, handed)
             rngs = None if key is None else {"dropout": jax.random.fold_in(key, t * stages + here)}
-            (y_BTD, _), _ = stack.apply({"params": params}, (x_BTD, None), layers, join(by_row, shared), rngs=rngs)
+            out = stack.apply({"params": params}, (x_BTD, None), layers, join(by_row, shared), rngs=rngs)
+            (y_BTD, _), routing = out
+            if routing is not None:
+                raise ValueError(f"layers with experts do not lie along {stages} stages: use mesh.stage=1")
             handed = jax.lax.ppermute((y_BTD, by_row), STAGE, up)
             moved_BTD, moved = jax.lax.ppermute(first, STAGE, down)
             moved = jnp.where(here == last, y_BTD, moved_BTD), moved

@@ -24,7 +24,7 @@ class ShardingRules:
     """
 
     # Activations
-    batch: Axes = ("stage", "data", "fsdp")
+    batch: Axes = ("stage", "data", "fsdp", "expert")
     length: Axes = "context"  # inside attention and MLP
     sequence: Axes = "context"  # the length of the residual stream, between them: `length`, and what else cuts it
     residual: Axes = None  # width of the residual stream
@@ -34,13 +34,14 @@ class ShardingRules:
     head_dim: Axes = None
     mlp: Axes = "tensor"
     vocab: Axes = "tensor"
+    experts: Axes = "expert"  # between their router and the sum of their outputs, instead of the batch
     # Weights
     embed: Axes = "fsdp"  # the side of a weight that meets the residual stream
     position: Axes = None  # rows of a position table
     norm: Axes = None  # scales and biases of norms, and biases on the residual stream
     layers: Axes = "stage"
     head: Axes = None  # outputs of a task's head
-    gates: Axes = None  # of a recurrent layer
+    gates: Axes = None  # of a recurrent layer, and of a router to experts
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -13,6 +13,7 @@ from model.attention import Context
 from model.cache import Cache
 from model.layers import Dropout
 from model.mask import MaskSpec
+from model.routing import Routing
 from model.sharding import ShardingRules
 
 Factory = Callable[..., nn.Module]
@@ -28,6 +29,7 @@ class Output(struct.PyTreeNode):
     pooled_BD: of the first token, for classifiers. next_sentence_B2: BERT's second pretraining task.
     source_BSD: what the encoder of an encoder-decoder puts out, where a source was passed in.
     cache: where one was passed in, with the new tokens in it.
+    routing: of all layers with experts, a `model.routing.Routing`.
     """
 
     hidden_BTD: Any = None
@@ -36,6 +38,7 @@ class Output(struct.PyTreeNode):
     next_sentence_B2: Any = None
     source_BSD: Any = None
     cache: Any = None
+    routing: Any = None
 
 
 def apply(model: nn.Module, params: Any, ids_BT: jax.Array, **options: Any) -> Output:
@@ -69,7 +72,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self, carry: tuple[jax.Array, Cache | None], layer: jax.Array, context: Context
-    ) -> tuple[tuple[jax.Array, Cache | None], None]:
+    ) -> tuple[tuple[jax.Array, Cache | None], Routing | None]:
         x_BTD, cache = carry
         attention = self.attention(name="attention")
         x_BTD, cache = self._add("attention", lambda h: attention(h, context, cache, layer), x_BTD, context)
@@ -77,8 +80,8 @@ class Block(nn.Module):
             cross = self.cross_attention(name="cross_attention")
             x_BTD, cache = self._add("cross_attention", lambda h: cross(h, context, cache, layer), x_BTD, context)
         mlp = self.mlp(name="mlp")
-        x_BTD, _ = self._add("mlp", lambda h: (mlp(h), None), x_BTD, context)
-        return (x_BTD, cache), None
+        x_BTD, routing = self._add("mlp", lambda h: mlp(h, context), x_BTD, context)
+        return (x_BTD, cache), routing
 
     def _add(self, name: str, layer: Callable[..., Any], x_BTD: jax.Array, context: Context) -> tuple[jax.Array, Any]:
         drop = Dropout(self.dropout)
@@ -98,14 +101,19 @@ class Loop(nn.Module):
     num_layers: int
 
     @nn.compact
-    def __call__(self, carry: Any, layers: jax.Array, context: Context) -> tuple[Any, None]:
+    def __call__(self, carry: Any, layers: jax.Array, context: Context) -> tuple[Any, Routing | None]:
+        routings = []
         for layer in range(self.num_layers):
-            carry, _ = self.block(name=str(layer))(carry, layer, context)
-        return carry, None
+            carry, routing = self.block(name=str(layer))(carry, layer, context)
+            routings.append(routing)
+        return carry, jax.tree.map(lambda *layers: jnp.stack(layers), *routings)
 
 
 class Stack(nn.Module):
-    """Positions, blocks and a last norm: x_BTD, cache -> x_BTD, cache. Its parts are chosen by `model.build.build`."""
+    """Positions, blocks and a last norm: x_BTD, cache -> x_BTD, cache, and the routing of layers with experts.
+
+    Its parts are chosen by `model.build.build`.
+    """
 
     positions: Factory
     token_types: Factory | None
@@ -134,7 +142,7 @@ class Stack(nn.Module):
         source_segments_BS: jax.Array | None = None,
         cache: Cache | None = None,
         train: bool = False,
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[jax.Array, Cache | None, Routing | None]:
         B, T, _ = x_BTD.shape
         first = jnp.int32(0) if cache is None else cache.filled
         if positions_BT is None:
@@ -160,12 +168,12 @@ class Stack(nn.Module):
         if bias is not None and not ring.cuts(self.rules, B, T, S):  # built once, for all layers
             bias = bias(mask.query_slots(T), mask.key_slots(S))
         context = Context(positions_BT, mask, bias, source_BSD, source_mask, train)
-        layers = jnp.arange(self.num_layers)
-        x_BTD, cache = self.run(self.layers(name="layers"), (x_BTD, cache), layers, context)
+        blocks, layers = self.layers(name="layers"), jnp.arange(self.num_layers)
+        (x_BTD, cache), routing = self.run(blocks, (x_BTD, cache), layers, context)
         with jax.named_scope("norm"):
             x_BTD = x_BTD if self.norm is None else self.norm(name="norm")(x_BTD)
             x_BTD = self.rules.constrain(x_BTD, "batch", "length", "residual")
-        return x_BTD, cache if cache is None else cache.replace(filled=first + T)
+        return x_BTD, cache if cache is None else cache.replace(filled=first + T), routing
 
     def _embed(self, x_BTD: jax.Array, positions_BT: jax.Array, token_types_BT: Any, train: bool) -> jax.Array:
         x_BTD = self.positions(name="positions")(x_BTD, positions_BT)
@@ -211,7 +219,7 @@ class Transformer(nn.Module):
             last: the head sees the last position only.
         """
         embedding = self.embedding(name="embedding")
-        x_BTD, cache = self.stack()(
+        x_BTD, cache, routing = self.stack()(
             embedding(ids_BT),
             slots_T=slots_T,
             segments_BT=segments_BT,
@@ -223,7 +231,7 @@ class Transformer(nn.Module):
         )
         with jax.named_scope("head"):
             output = self.head(name="head")(x_BTD[:, -1:] if last else x_BTD, embedding, train)
-        return output.replace(hidden_BTD=x_BTD, cache=cache)
+        return output.replace(hidden_BTD=x_BTD, cache=cache, routing=routing)
 
 
 class EncoderDecoder(nn.Module):
@@ -263,14 +271,14 @@ class EncoderDecoder(nn.Module):
         if source_BS is not None:
             if cache is not None:
                 cache = _with_source(cache, source_BS, source_segments_BS)
-            source_BSD, _ = self.encoder(name="encoder")(
+            source_BSD, _, source_routing = self.encoder(name="encoder")(
                 embedding(source_BS), segments_BT=source_segments_BS, positions_BT=source_positions_BS, train=train
             )
         elif cache is None:
             raise ValueError("an encoder-decoder needs source_BS, or the cache of an earlier call that had it")
         else:
-            source_BSD, source_segments_BS = None, cache.source_segments_BS
-        x_BTD, cache = self.decoder(name="decoder")(
+            source_BSD, source_segments_BS, source_routing = None, cache.source_segments_BS, None
+        x_BTD, cache, routing = self.decoder(name="decoder")(
             embedding(ids_BT),
             slots_T=slots_T,
             segments_BT=segments_BT,
@@ -280,9 +288,11 @@ class EncoderDecoder(nn.Module):
             cache=cache,
             train=train,
         )
+        if source_routing is not None:
+            routing = jax.tree.map(lambda *parts: jnp.concatenate(parts), source_routing, routing)
         with jax.named_scope("head"):
             output = self.head(name="head")(x_BTD[:, -1:] if last else x_BTD, embedding, train)
-        return output.replace(hidden_BTD=x_BTD, source_BSD=source_BSD, cache=cache)
+        return output.replace(hidden_BTD=x_BTD, source_BSD=source_BSD, cache=cache, routing=routing)
 
 
 def _with_source(cache: Cache, source_BS: jax.Array, segments_BS: jax.Array | None) -> Cache:

@@ -63,8 +63,11 @@ class Console:
 def log_line(record: Mapping[str, Any], total: int) -> str:
     """One line of the run's progress, from the record that goes to metrics.jsonl."""
     mfu = f"MFU {record['mfu']:.1%}" if "mfu" in record else "MFU -"
+    experts = ""
+    if "busiest" in record:
+        experts = f"experts: busiest {record['busiest']:.0%}, dropped {record['dropped']:.1%}  "
     return (
-        f"step {record['step']}/{total} {record['step'] / total:4.0%}  loss {record['loss']:.4f}  "
+        f"step {record['step']}/{total} {record['step'] / total:4.0%}  loss {record['loss']:.4f}  {experts}"
         f"lr {record['learning_rate']:.2e}  grad {record['grad_norm']:.2f}  "
         f"{record['tokens_per_second']:,.0f} tok/s  {mfu}  {1000 * record['step_seconds']:.0f} ms/step  "
         f"data {record['data_wait']:.0%}  mem {size(record['memory_bytes'])}  "

@@ -114,9 +114,7 @@ class Meter:
         tokens = self._rates.global_batch * self._rates.length
         record = {
             "step": step,
-            "loss": values["loss"],
-            "grad_norm": values["grad_norm"],
-            "learning_rate": values["learning_rate"],
+            **values,
             "tokens": step * tokens,
             "skipped": self._skipped,
             "tokens_per_second": tokens / per_step,

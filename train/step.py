@@ -31,7 +31,7 @@ def make_train_step(
 
     Metrics (f32 scalars): `loss` (nats per predicted token), `grad_norm` (before clipping), `learning_rate`,
     `tokens` (predicted tokens of the batch), `skipped` (1 where loss or gradient was not finite: the step counts,
-    parameters and optimiser stay as they were).
+    parameters and optimiser stay as they were), and of a network with experts those of `RoutingSums.metrics`.
     """
     rounded = rounding.stochastic if stochastic_rounding else rounding.nearest
 
@@ -58,6 +58,7 @@ def make_train_step(
             "learning_rate": rate,
             "tokens": sums.weight,
             "skipped": 1.0 - finite.astype(jnp.float32),
+            **({} if sums.routing is None else sums.routing.metrics(sums.weight)),
         }
         return State(state.step + 1, params, opt_state), metrics
 
@@ -67,16 +68,16 @@ def make_train_step(
 def gradients(
     loss_fn: LossFn, rules: ShardingRules, params: Any, batch: Batch, key: jax.Array, microbatches: int
 ) -> tuple[Any, Sums]:
-    """Gradient of the summed loss, and the sums, over all microbatches; accumulated in f32.
+    """Gradient of the summed objective, and the sums, over all microbatches; accumulated in f32.
 
     Not `optax.MultiSteps`: that averages averages, which is wrong where microbatches differ in predicted tokens.
     """
 
-    def summed_loss(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
+    def objective(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
         sums = loss_fn(params, batch, key)
-        return sums.loss, sums
+        return sums.objective, sums
 
-    grad_fn = jax.grad(summed_loss, has_aux=True)
+    grad_fn = jax.grad(objective, has_aux=True)
     if microbatches == 1:
         return grad_fn(params, batch, key)
 
@@ -90,6 +91,8 @@ def gradients(
         grads, sums = grad_fn(params, batch, jax.random.fold_in(key, index))
         return jax.tree.map(lambda total, new: total + new.astype(total.dtype), carry, (grads, sums)), None
 
-    zeros = (jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params), Sums(jnp.float32(0), jnp.float32(0)))
-    (grads, sums), _ = jax.lax.scan(accumulate, zeros, (jnp.arange(microbatches), jax.tree.map(split, batch)))
+    batches = jax.tree.map(split, batch)
+    shapes = jax.eval_shape(loss_fn, params, jax.tree.map(lambda x_MBT: x_MBT[0], batches), key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (params, shapes))
+    (grads, sums), _ = jax.lax.scan(accumulate, zeros, (jnp.arange(microbatches), batches))
     return grads, sums

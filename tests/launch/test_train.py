@@ -173,7 +173,7 @@ def test_what_is_wrong_is_said_before_the_compiler_starts(tmp_path, monkeypatch)
     monkeypatch.setattr("launch.program.Program.compile", lambda self: pytest.fail("compiled"))
     for change, says in (
         ({"train.sample_prompts": ("x" * 40,)}, "prompt 0 has 40 tokens, the context has 32"),
-        ({"mesh.data": 2, "mesh.expert": 4}, "mesh.expert is 4, but no sharding rule uses the axis"),
+        ({"mesh.data": 2, "mesh.expert": 4}, "mesh.expert is 4, but model.experts is 0"),
         ({"train.global_batch": 4096}, "4096"),
     ):
         config = tiny.config(tmp_path)

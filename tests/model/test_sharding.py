@@ -14,7 +14,7 @@ from tests import tiny
 def test_spec_of_a_weight_and_of_an_activation():
     rules = ShardingRules()
     assert rules.spec("layers", "embed", "heads", "head_dim") == P("stage", "fsdp", "tensor", None)
-    assert rules.spec("batch", "length", "residual") == P(("stage", "data", "fsdp"), "context", None)
+    assert rules.spec("batch", "length", "residual") == P(("stage", "data", "fsdp", "expert"), "context", None)
 
 
 def test_a_typo_is_an_attribute_error():

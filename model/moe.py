@@ -1,0 +1,231 @@
+"""A sparse MLP: a router sends each token to a few of many experts (Shazeer et al. 2017; GShard, Lepikhin et al. 2020).
+
+Where experts have a capacity, each takes so many tokens of a row at most, which gives them even shares of the work and
+fixed shapes; a token that finds its expert full passes by on the residual (Fedus et al. 2022, section 2.2). Without,
+no token is dropped (Gale et al. 2022). Capacity is a matter of training alone: evaluation and generation drop nothing,
+so that what a token becomes depends neither on the rest of the batch nor on how it is cut into calls.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from model.attention import Context
+from model.layers import Initializer, Linear, small_lookup
+from model.mlp import Activation
+from model.parameters import declare
+from model.routing import Routing, choose, report
+from model.sharding import ShardingRules, mesh_axes, shards
+from model.slots import grouped_matmul, move, place
+
+LARGEST_BLOCK = 512  # rows that are multiplied with one kernel at a time, where none is dropped
+Kernels = dict[str, tuple[jax.Array, jax.Array | None]]  # of each linear map, for all experts
+
+
+class ExpertLinear(nn.Module):
+    """The weights of a linear map of each expert: kernel (E, in, out) and bias (E, out) or None."""
+
+    shape: tuple[int, int, int]
+    axes: tuple[str, str, str]
+    initializer: Initializer
+    bias_axes: tuple[str, str] | None
+    param_dtype: str
+
+    @nn.compact
+    def __call__(self, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
+        kernel_EDF = self.param("kernel", declare(self.initializer, *self.axes), self.shape, self.param_dtype)
+        if self.bias_axes is None:
+            return kernel_EDF.astype(dtype), None
+        zeros = declare(nn.initializers.zeros_init(), *self.bias_axes)
+        bias_EF = self.param("bias", zeros, (self.shape[0], self.shape[2]), self.param_dtype)
+        return kernel_EDF.astype(dtype), bias_EF.astype(dtype)
+
+
+class MoE(nn.Module):
+    """`sum_k weight_k MLP_k(x)` over the k chosen experts of each token: x_BTD -> x_BTD, and its `Routing`.
+
+    The router works in f32 whatever the type of x is (Switch, section 2.4). Padding takes no place.
+    """
+
+    embed_dim: int
+    mlp_dim: int
+    activation: Activation
+    gated: bool
+    initializer: Initializer
+    down_initializer: Initializer
+    rules: ShardingRules
+    bias: bool
+    param_dtype: str
+    experts: int
+    experts_per_token: int
+    capacity_factor: float  # 0: none is dropped
+    load_balance_loss: float
+    router_z_loss: float
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, context: Context) -> tuple[jax.Array, Routing | None]:
+        kernels = {name: self._linear(name, x_BTD.dtype) for name in ("gate", "up", "down") if self._has(name)}
+        shape, axes = (self.embed_dim, self.experts), ("embed", "gates")
+        bias_ED, kernels["down"] = kernels["down"][1], (kernels["down"][0], None)
+        router = Linear("BTD,DE->BTE", shape, axes, self.initializer, None, self.param_dtype, name="router")
+        with jax.named_scope("router"), jax.default_matmul_precision("highest"):
+            logits_BTE = self.rules.constrain(router(x_BTD.astype(jnp.float32)), "batch", "length", "gates")
+            choices = choose(logits_BTE, self.experts_per_token)
+        if self.is_initializing():  # with a batch that no mesh can cut
+            return x_BTD, None
+        B, T, _ = x_BTD.shape
+        segments_BT = context.mask.query_segments_BT
+        valid_BT = jnp.ones((B, T), bool) if segments_BT is None else segments_BT != 0
+        owner_BTK = jnp.where(valid_BT[:, :, None], choices.experts_BTK, self.experts)
+        if context.train and self.capacity_factor:
+            capacity = min(math.ceil(self.capacity_factor * self.experts_per_token * T / self.experts), T)
+            slots_T = context.mask.query_slots(T)
+            y_BTKD, kept_BTK = limited(self._network, kernels, x_BTD, owner_BTK, slots_T, capacity, self.rules)
+            weights_BTK = choices.weights_BTK * kept_BTK
+            y_BTD = jnp.einsum("BTKD,BTK->BTD", y_BTKD, weights_BTK.astype(x_BTD.dtype))
+            dropped_B = jnp.sum(valid_BT[:, :, None] & ~kept_BTK, axis=(1, 2)).astype(jnp.float32)
+        else:
+            weights_BTK = choices.weights_BTK * valid_BT[:, :, None]
+            y_BTD = dropless(self._network, kernels, x_BTD, owner_BTK, weights_BTK.astype(x_BTD.dtype), self.rules)
+            dropped_B = jnp.zeros(B)
+        if bias_ED is not None:  # here, not beside the kernel, whose products may be parts of a sum
+            one_hot_BTKE = jax.nn.one_hot(choices.experts_BTK, self.experts, dtype=jnp.float32)
+            weights_BTE = jnp.einsum("BTKE,BTK->BTE", one_hot_BTKE, weights_BTK)
+            y_BTD += weights_BTE.astype(x_BTD.dtype) @ bias_ED
+        return y_BTD, report(
+            logits_BTE,
+            choices.experts_BTK,
+            valid_BT,
+            dropped_B,
+            load_balance_loss=self.load_balance_loss,
+            router_z_loss=self.router_z_loss,
+        )
+
+    def _has(self, name: str) -> bool:
+        return self.gated or name != "gate"
+
+    def _linear(self, name: str, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
+        E, D, F = self.experts, self.embed_dim, self.mlp_dim
+        if name == "down":
+            bias, init = ("experts", "norm") if self.bias else None, self.down_initializer
+            return ExpertLinear((E, F, D), ("experts", "mlp", "embed"), init, bias, self.param_dtype, name=name)(dtype)
+        bias = ("experts", "mlp") if self.bias else None
+        axes = ("experts", "embed", "mlp")
+        return ExpertLinear((E, D, F), axes, self.initializer, bias, self.param_dtype, name=name)(dtype)
+
+    def _network(self, multiply: "Multiply", kernels: Kernels, x: jax.Array) -> jax.Array:
+        """The MLP of each expert on the rows that `multiply` pairs with it, without the last bias."""
+        h = self.activation(multiply(x, *kernels["gate" if self.gated else "up"]))
+        if self.gated:
+            h = h * multiply(x, *kernels["up"])
+        return multiply(h, *kernels["down"])
+
+
+Multiply = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
+Network = Callable[[Multiply, Kernels, jax.Array], jax.Array]
+
+
+def limited(
+    network: Network,
+    kernels: Kernels,
+    x_BTD: jax.Array,
+    owner_BTK: jax.Array,
+    slots_T: jax.Array,
+    capacity: int,
+    rules: ShardingRules,
+) -> tuple[jax.Array, jax.Array]:
+    """Each expert takes the first `capacity` choices of a row: y_BTKD, and which choices were taken, kept_BTK.
+
+    First is who stands first in the row, as `slots_T` tells: what a token of a decoder gets does not depend on those
+    behind it (GShard takes the first choices of all tokens, then the second). Rows are laid out by `experts` for the
+    products, which is an all-to-all where these lie on mesh axes of the batch.
+    """
+    B, T, D = x_BTD.shape
+    K, E = owner_BTK.shape[2], len(kernels["up"][0])
+    owner_BN = owner_BTK.reshape(B, T * K)
+    counts_BE = jnp.sum(owner_BN[:, :, None] == jnp.arange(E), axis=1)
+    parts = shards(rules.length, dict(jax.sharding.get_abstract_mesh().shape))
+    C = -(-capacity // parts) * parts  # slots; those above the capacity stay empty
+    first_E, room_E, owner_S = jnp.arange(E) * C, jnp.full(E, capacity), jnp.repeat(jnp.arange(E), C)
+    turn_N = (slots_T[:, None] * K + jnp.arange(K)).reshape(-1)
+    in_axes = (0, None, 0, None, None, None)
+    row_BS, slot_BN = jax.vmap(place, in_axes)(owner_BN, turn_N, counts_BE, first_E, room_E, owner_S)
+    outside = tuple(axis for axis in mesh_axes(rules.batch) if axis not in mesh_axes(rules.experts))
+    inside = dataclasses.replace(rules, batch=outside)
+    with jax.named_scope("dispatch"):
+        x_BSD = jax.vmap(move)(jnp.repeat(x_BTD, K, axis=1), row_BS, slot_BN)
+        x_BECD = rules.constrain(x_BSD.reshape(B, E, C, D), "batch", None, "length", "residual")
+        x_EBCD = inside.constrain(x_BECD.swapaxes(0, 1), "experts", "batch", "length", "residual")
+
+    def multiply(x_EBCD: jax.Array, kernel_EDF: jax.Array, bias_EF: jax.Array | None) -> jax.Array:
+        y_EBCF = jnp.einsum("EBCD,EDF->EBCF", x_EBCD, kernel_EDF)
+        return y_EBCF if bias_EF is None else y_EBCF + bias_EF[:, None, None]
+
+    y_EBCD = inside.constrain(network(multiply, kernels, x_EBCD), "experts", "batch", "length", "residual")
+    with jax.named_scope("combine"):
+        y_BECD = rules.constrain(y_EBCD.swapaxes(0, 1), "batch", None, "length", "residual")
+        y_BND = jax.vmap(move)(y_BECD.reshape(B, E * C, D), slot_BN, row_BS)
+        return y_BND.reshape(B, T, K, D), (slot_BN < E * C).reshape(B, T, K)
+
+
+def dropless(
+    network: Network,
+    kernels: Kernels,
+    x_BTD: jax.Array,
+    owner_BTK: jax.Array,
+    weights_BTK: jax.Array,
+    rules: ShardingRules,
+) -> jax.Array:
+    """The weighted sum of all choices of each token, y_BTD.
+
+    Each device sorts the choices that fall on its experts into blocks of one expert each. Where experts lie on mesh
+    axes of the batch, it gathers the tokens of these axes, and the sums are scattered back: with fixed shapes each
+    device must have room for all of them anyway, since all may choose its experts.
+    """
+    B, T, _ = x_BTD.shape
+    mesh_shape, E = dict(jax.sharding.get_abstract_mesh().shape), len(kernels["up"][0])
+    shared = tuple(axis for axis in mesh_axes(rules.experts) if axis in mesh_axes(rules.batch))
+    summed = tuple(axis for axis in (*mesh_axes(rules.experts), *mesh_axes(rules.mlp)) if axis not in shared)
+
+    def local(x_BTD: jax.Array, owner_BTK: jax.Array, weights_BTK: jax.Array, kernels: Kernels) -> jax.Array:
+        x, owner, weights = (jax.lax.all_gather(a, shared, tiled=True) for a in (x_BTD, owner_BTK, weights_BTK))
+        here, K, D = len(kernels["up"][0]), owner.shape[2], x.shape[2]
+        mine = owner.reshape(-1) - jax.lax.axis_index(mesh_axes(rules.experts)) * here
+        owner_N = jnp.where((mine >= 0) & (mine < here), mine, here)
+        counts_E = jnp.sum(owner_N[:, None] == jnp.arange(here), axis=0)
+        M = min(LARGEST_BLOCK, 1 << max((len(owner_N) // (4 * E)).bit_length() - 1, 0))
+        blocks_E = -(-counts_E // M)
+        first_E, blocks = jnp.cumsum(blocks_E) - blocks_E, min(len(owner_N), len(owner_N) // M + here)
+        owner_B = jnp.minimum(jnp.searchsorted(jnp.cumsum(blocks_E), jnp.arange(blocks), side="right"), here - 1)
+        turn_N, first_E = jnp.arange(len(owner_N)), first_E * M
+        row_S, slot_N = place(owner_N, turn_N, counts_E, first_E, counts_E, jnp.repeat(owner_B, M))
+
+        def multiply(x_BMD: jax.Array, kernel_EDF: jax.Array, bias_EF: jax.Array | None) -> jax.Array:
+            y_BMF = grouped_matmul(x_BMD, kernel_EDF, owner_B, jnp.sum(blocks_E))
+            return y_BMF if bias_EF is None else y_BMF + small_lookup(bias_EF, owner_B)[:, None]
+
+        x_ND = jnp.repeat(x.reshape(-1, D), K, axis=0)
+        y_BMD = network(multiply, kernels, move(x_ND, row_S, slot_N).reshape(blocks, M, D))
+        y_BTKD = move(y_BMD.reshape(-1, D), slot_N, row_S).reshape(*owner.shape, D)
+        y_BTD = jax.lax.psum(jnp.einsum("BTKD,BTK->BTD", y_BTKD, weights), summed)
+        return jax.lax.psum_scatter(y_BTD, shared, tiled=True)
+
+    rows, columns = (-size % shards(axes, mesh_shape) for size, axes in ((B, rules.batch), (T, rules.length)))
+    pad = ((0, rows), (0, columns), (0, 0))  # until the mesh can cut them into equal parts: they choose nothing
+    tokens = PartitionSpec(*rules.spec("batch", "length"))
+    placed = {
+        name: (
+            rules.spec("experts", "mlp", None) if name == "down" else rules.spec("experts", None, "mlp"),
+            None if bias is None else rules.spec("experts", "mlp"),
+        )
+        for name, (_, bias) in kernels.items()
+    }
+    y_BTD = jax.shard_map(local, in_specs=(tokens, tokens, tokens, placed), out_specs=tokens, check_vma=False)(
+        jnp.pad(x_BTD, pad), jnp.pad(owner_BTK, pad, constant_values=E), jnp.pad(weights_BTK, pad), kernels
+    )
+    return y_BTD[:B, :T]

@@ -86,7 +86,7 @@ def bandwidth_bound(case: str, batch: int, tokens: int, machine: str) -> float |
     """Tokens a second if reading bf16 weights and cache were all the work, on a GPU whose bandwidth is published."""
     from train.chips import CHIPS
 
-    speeds = [chip.hbm_bandwidth for chip in CHIPS.values() if machine.startswith(chip.device_kind)]
+    speeds = [chip.hbm_bandwidth for chip in CHIPS.values() if machine.startswith(chip.kinds)]
     if not speeds:
         return None
     c = CASES[case]

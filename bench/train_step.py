@@ -70,7 +70,7 @@ def model_flops_utilisation(case: str, tokens_per_second: float, machine: str) -
     from model.config import flops_per_sequence
     from train.chips import CHIPS
 
-    peaks = [chip.peak_flops for chip in CHIPS.values() if machine.startswith(chip.device_kind)]
+    peaks = [chip.peak_flops for chip in CHIPS.values() if machine.startswith(chip.kinds)]
     if not peaks or "layers" not in CASES[case]:
         return None
     length = CASES[case]["length"]

@@ -141,8 +141,9 @@ def able(
         softcap=softcap > 0,
         dropout=drop is not None,
     )
-    rows = shards(rules.batch, dict(jax.sharding.get_abstract_mesh().shape))
-    return not refusal(impl, need) and q_BHTK.shape[0] % rows == 0
+    # Of a microbatch in a pipeline, the stages are no part.
+    parts = shards(rules.spec("batch")[0], dict(jax.sharding.get_abstract_mesh().shape))
+    return not refusal(impl, need) and q_BHTK.shape[0] % parts == 0
 
 
 def cudnn(q_BHTK, k_BGSK, v_BGSK, mask: MaskSpec, scale: float, softcap: float, rules: ShardingRules) -> jax.Array:

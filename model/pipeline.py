@@ -112,7 +112,10 @@ def _pipeline(stack, params, x_BTD, layers, context: Context, key, rules, stages
         return jnp.roll(y_MBTD, -last, axis=0)  # the results are `last` ticks late
 
     cut, whole = PartitionSpec(STAGE), PartitionSpec()
-    staged = jax.shard_map(stage, in_specs=(cut, cut, cut, whole, whole), out_specs=cut, axis_names={STAGE})
+    # Attention may be a kernel or a ring, which do not say what of theirs varies over the stages.
+    staged = jax.shard_map(
+        stage, in_specs=(cut, cut, cut, whole, whole), out_specs=cut, axis_names={STAGE}, check_vma=False
+    )
     waiting = jax.tree.map(lambda rows: _cut(rows, stages, M), (x_BTD, by_row))
     made = _whole(staged(params, layers, waiting, shared, key), stages)
     return rules.constrain(made, "batch", "sequence", "residual")

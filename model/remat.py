@@ -7,6 +7,7 @@ from typing import cast
 import jax
 
 from model.config import REMAT_NAMES, ModelConfig
+from model.pipeline import count_microbatches
 from model.sharding import ShardingRules, shards
 
 HOST = {"offload_src": "device", "offload_dst": "pinned_host"}
@@ -58,10 +59,15 @@ def within_budget(
         rows: of one microbatch, over all devices.
 
     Raises:
-        ValueError: a budget below what even full recomputation keeps, the inputs of the blocks.
+        ValueError: a budget below what even full recomputation keeps, the inputs of the blocks; or rows that the
+            stages of a pipeline cannot share.
     """
     if config.remat != "budget":
         return config
+    stages = shards(rules.layers, dict(mesh_shape))
+    if stages > 1:  # a stage that waits computes on rows that nobody reads, and keeps those as well
+        M = count_microbatches(rows, dict(mesh_shape), rules, config.pipeline_microbatches)
+        rows = -(-rows * (M + stages - 1) // M)
     needed, savings = priced(config, rules, mesh_shape, rows=rows, length=length, source_length=source_length)
     if needed > config.remat_bytes:
         raise ValueError(

@@ -134,6 +134,12 @@ def test_the_budget_buys_most_work_a_byte_and_is_obeyed():
         ValueError, match=f"remat_bytes is {inputs - 1:,}: the inputs of the blocks alone take {inputs:,} bytes"
     ):
         chosen(-1)
+    # Two stages with four microbatches keep five of them, the first or the last of rows that nobody reads.
+    staged = dataclasses.replace(budget, remat_bytes=float(inputs * 5 // 8), pipeline_microbatches=4)
+    assert within_budget(staged, RULES, ONE | {"stage": 2}, rows=ROWS, length=32).remat == "full"
+    with pytest.raises(ValueError, match=f"the inputs of the blocks alone take {inputs * 5 // 8:,} bytes"):
+        less = dataclasses.replace(staged, remat_bytes=float(inputs * 5 // 8 - 1))
+        within_budget(less, RULES, ONE | {"stage": 2}, rows=ROWS, length=32)
     assert within_budget(GPT, RULES, ONE, rows=ROWS, length=32) is GPT
     with pytest.raises(ValueError, match="only a training run knows"):
         policy(budget)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from launch.plan.collectives import collectives
-from model import parameters
+from model import kernels, parameters
 from model.build import build
 from model.decoding import empty_cache
 from model.losses import language_model_loss
@@ -152,6 +152,23 @@ def test_dropout_differs_by_microbatch_and_follows_the_key():
     assert float(jnp.max(jnp.abs(a - b))) > 0.1
     apart = jnp.abs(a[:, None] - a[None]).max((2, 3)) + jnp.eye(8)
     assert float(apart.min()) > 0.1  # no two rows saw the same masks
+
+
+@pytest.mark.slow
+def test_a_stage_may_use_a_kernel(monkeypatch):
+    """On the rows of its microbatches, which the stages do not cut."""
+    shapes = []
+
+    def interpreted(q_BHTK, *args):
+        shapes.append(q_BHTK.shape)
+        return kernels.splash(q_BHTK, *args, interpret=True)
+
+    monkeypatch.setitem(kernels.KERNELS, "splash", interpreted)
+    config = dataclasses.replace(LLAMA, num_layers=2, scan_unroll=1, max_length=128, head_dim=64)
+    rows = tiny.batch(length=128) | {"segments": np.repeat(batch("segments")["segments"], 4, axis=1)}
+    one = gradients(config, {}, rows)
+    check_same(gradients(dataclasses.replace(config, attention_impl="splash"), {"stage": 2, "data": 2}, rows), one)
+    assert set(shapes) == {(4, 4, 128, 64)}  # two microbatches
 
 
 @pytest.mark.slow

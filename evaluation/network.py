@@ -13,6 +13,7 @@ from data.tokenizers.tokenizer import Tokenizer
 from model.build import build
 from model.config import ModelConfig
 from model.kernels import choose
+from model.ring import check_cut
 from model.sharding import ShardingRules
 from model.transformer import apply
 
@@ -32,6 +33,7 @@ class Network:
     ) -> None:
         self.config, self.params, self.tokenizer, self.mesh = config.resolved(), params, tokenizer, mesh
         self.rules = rules or ShardingRules()
+        check_cut(config, self.rules, dict(mesh.shape))
         # How it was trained says nothing of the devices here.
         impl = config.attention_impl if config.attention_impl in ("xla", "reference") else "auto"
         impl, _ = choose(dataclasses.replace(config, attention_impl=impl), mesh.devices.flat[0].platform)

@@ -25,6 +25,7 @@ from model.kernels import choose
 from model.losses import LossFn, language_model_loss
 from model.pipeline import count_microbatches
 from model.remat import within_budget
+from model.ring import check_cut
 from model.sharding import STAGE, mesh_axes, shards
 from train.mesh import batch_sharding, check_batch, check_length, make_mesh
 from train.offload import check_host, offloaded, on_host
@@ -96,10 +97,10 @@ def check(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:
             f"mesh.expert is {parts}, but model.experts is 0: use mesh.data to cut the batch alone, or set the number "
             "of experts"
         )
-    if mesh.shape["stage"] > 1 and experiment.model.experts:
+    if (stages := shards(rules.layers, dict(mesh.shape))) > 1 and experiment.model.experts:
         raise ValueError(
-            f"mesh.stage is {mesh.shape['stage']} and model.experts is {experiment.model.experts}: layers with experts "
-            "are not passed from stage to stage, use mesh.stage=1 and mesh.expert"
+            f"mesh.stage is {stages} and model.experts is {experiment.model.experts}: layers with experts are not "
+            "passed from stage to stage, use mesh.expert instead, or cut the batch alone with sharding.layers=''"
         )
     architectures, head = TRAINS[experiment.objective.name]
     if experiment.model.architecture not in architectures or experiment.model.head != head:
@@ -113,11 +114,7 @@ def check(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:
             "optimizer.stochastic_rounding is True, but moments and parameters are float32, which nothing rounds: set "
             "optimizer.moments_dtype or model.param_dtype to bfloat16, or leave it False"
         )
-    if experiment.model.architecture in RECURRENT and (parts := shards(rules.length, dict(mesh.shape))) > 1:
-        raise ValueError(
-            f"mesh axes {rules.length!r} cut the length into {parts} parts: an architecture "
-            f"{experiment.model.architecture!r} reads one token after the other, use mesh.context=1"
-        )
+    check_cut(experiment.model, rules, dict(mesh.shape))
     check_objective(experiment.objective, experiment.model.max_length)
     check_stages(experiment.data, experiment.train.steps)
     make_schedule(experiment.optimizer, experiment.train.steps)

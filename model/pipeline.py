@@ -28,9 +28,6 @@ def run_layers(
     On a mesh with stages, training goes through them as a pipeline; `microbatches` as in `ModelConfig`. Evaluation and
     decoding cut the batch over the stages as well, and each layer's weights travel to all of them when their turn
     comes, which costs a reduction of all weights over the stages a call.
-
-    Raises:
-        ValueError: training of experts on a mesh with stages.
     """
     stages = shards(rules.layers, dict(jax.sharding.get_abstract_mesh().shape))
     if stages == 1 or stack.is_initializing():
@@ -98,8 +95,7 @@ def _pipeline(stack, params, x_BTD, layers, context: Context, key, rules, stages
             rngs = None if key is None else {"dropout": jax.random.fold_in(key, t * stages + here)}
             out = stack.apply({"params": params}, (x_BTD, None), layers, join(by_row, shared), rngs=rngs)
             (y_BTD, _), routing = out
-            if routing is not None:
-                raise ValueError(f"layers with experts do not lie along {stages} stages: use mesh.stage=1")
+            assert routing is None, "`launch.program.check` keeps experts out of stages"
             handed = jax.lax.ppermute((y_BTD, by_row), STAGE, up)
             moved_BTD, moved = jax.lax.ppermute(first, STAGE, down)
             moved = jnp.where(here == last, y_BTD, moved_BTD), moved

@@ -20,6 +20,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
+from model.config import ModelConfig
 from model.layers import WeightDropout
 from model.mask import MASKED, MaskSpec
 from model.positions import ScoreBias
@@ -40,6 +41,15 @@ def cuts(rules: ShardingRules, batch: int, *lengths: int) -> bool:
     if n == 1 or any(length % (2 * n) for length in lengths):
         return False
     return batch % shards(rules.spec("batch")[0], dict(jax.sharding.get_abstract_mesh().shape)) == 0
+
+
+def check_cut(config: ModelConfig, rules: ShardingRules, mesh_shape: dict[str, int]) -> None:
+    """Raises ValueError where the mesh cuts the length of texts that a network reads one token after the other."""
+    if not config.attends and (n := shards(rules.length, mesh_shape)) > 1:
+        raise ValueError(
+            f"mesh axes {rules.length!r} cut the length into {n} parts: an architecture {config.architecture!r} reads "
+            "one token after the other, use mesh.context=1"
+        )
 
 
 def dealt(length: int, n: int) -> np.ndarray:

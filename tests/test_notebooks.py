@@ -101,10 +101,16 @@ def test_every_notebook_has_a_source():
     assert SOURCES and {path.stem for path in FOLDER.glob("*.ipynb")} == {path.stem for path in SOURCES}
 
 
-def test_data_runs(figures, monkeypatch, capsys, tmp_path):
+def test_no_notebook_hides_a_package_from_a_kernel_that_starts_beside_it():
+    at_the_root = {path.stem for path in FOLDER.parent.iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert {"data", "model", "tessera"} <= at_the_root
+    assert not at_the_root & {path.stem for path in SOURCES}
+
+
+def test_text_to_batches_runs(figures, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.chdir(FOLDER)
-    names = execute(FOLDER / "data.py")
+    names = execute(FOLDER / "text_to_batches.py")
     assert "\nTrue\n" in capsys.readouterr().out and names["inspection"].documents == 500
     packings = names["packings"]
     assert list(packings.index) == ["chunk", "isolate", "first_fit", "best_fit"]

@@ -21,7 +21,7 @@ from model.pretrained.safetensors_files import WeightsError, replace_file
 # What a config.json does not say and the function that is computed does not depend on.
 NOT_PUBLISHED = (
     "ngram_order", "dropout", "init_std", "init_scheme", "attention_impl", "compute_dtype", "param_dtype", "remat",
-    "remat_bytes", "remat_offload", "scan_unroll",
+    "remat_bytes", "remat_offload", "scan_unroll", "pipeline_microbatches",
 )  # fmt: skip
 
 

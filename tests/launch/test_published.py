@@ -18,11 +18,13 @@ import tessera
 from data.tokenizers.pretrained import load_pretrained_tokenizer
 from data.tokenizers.sentencepieces import SentencePieceTokenizer
 from launch.published import load_published
+from model.config import ModelConfig
 from model.parameters import named_leaves
+from model.pretrained.export import NOT_PUBLISHED
 from model.pretrained.folders import open_folder
 from tests import tiny
 from tests.launch.published_models import CONFIGS, MORE_ROWS, TEXT, edit, make, make_run
-from train.records import RunError
+from train.records import HARMLESS_MODEL, RunError
 
 PROMPT = "the quick brown"
 
@@ -118,6 +120,13 @@ def test_a_run_is_exported_without_the_padding_of_its_vocabulary(tmp_path):
     np.testing.assert_allclose(published.logits([ids]), ours.logits([ids])[..., :300], atol=1e-5)
     options = {"max_tokens": 8, "temperature": 0.0, "details": True}
     assert published.generate(PROMPT, **options).ids == ours.generate(PROMPT, **options).ids
+
+
+def test_how_a_run_was_trained_does_not_keep_it_from_being_exported(tmp_path):
+    assert set(HARMLESS_MODEL) <= set(NOT_PUBLISHED) <= {field.name for field in dataclasses.fields(ModelConfig)}
+    how = {"pipeline_microbatches": 2, "remat": "full", "scan_unroll": 2, "attention_impl": "reference"}
+    make_run(tmp_path / "run", dataclasses.replace(tiny.LLAMA, vocab_size=257, **how))
+    assert tessera.main(["export", str(tmp_path / "run"), f"--to={tmp_path / 'out'}"]) == 0
 
 
 def test_a_tokenizer_without_a_published_form_is_missed_aloud(tmp_path, capsys):

@@ -154,10 +154,12 @@ def test_an_imported_model_is_not_trained_in_its_own_folder(folder, tmp_path):
 
 def test_networks_that_no_family_has_are_not_exported(refused, tmp_path):
     alibi = make_run(tmp_path / "alibi", dataclasses.replace(BYTES, positions="alibi"))
+    experts = make_run(tmp_path / "experts", dataclasses.replace(BYTES, experts=4))
     ngram = dataclasses.replace(BYTES, architecture="ngram", ngram_order=2)
     ngram = make_run(tmp_path / "ngram", ngram, count_ngrams(np.arange(50) % 7, 257, 2))
     to = f"--to={tmp_path / 'new'}"
     assert "none of the published families" in refused(BAD_DATA, "export", alibi, to)
+    assert "model.experts is 4: a published gpt2 model like this one has 0" in refused(BAD_DATA, "export", experts, to)
     assert "an n-gram model is a table of counts" in refused(BAD_DATA, "export", ngram, to)
 
 

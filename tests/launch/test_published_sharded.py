@@ -9,6 +9,7 @@ import pytest
 import tessera
 from data.tokenizers.tokenizer import ByteTokenizer
 from model.build import build
+from model.ngram_table import count_ngrams
 from model.parameters import named_leaves, shardings, weights
 from model.sharding import ShardingRules
 from tests import tiny
@@ -74,6 +75,17 @@ def test_an_encoder_with_a_new_head_on_many_devices(tmp_path):
 def test_a_vocabulary_that_cannot_be_cut_is_told_with_the_way_out(published):
     with pytest.raises(ValueError, match="embedding/embedding .*'vocab' dimension [0-9]+ is not divisible by 2"):
         tessera.load(published, mesh=tiny.mesh(tensor=2))
+
+
+@pytest.mark.parametrize("architecture", ["lstm", "ngram"])
+def test_what_reads_one_token_after_the_other_is_not_cut_along_the_length(architecture, tmp_path):
+    config = dataclasses.replace(tiny.GPT, vocab_size=257, architecture=architecture)
+    table = count_ngrams(np.arange(50) % 7, 257, 2) if architecture == "ngram" else None
+    config = dataclasses.replace(config, ngram_order=2) if architecture == "ngram" else config
+    run = make_run(tmp_path / "run", config, table)
+    with pytest.raises(ValueError, match=f"'context' cut the length into 2 parts: .*'{architecture}'.*context=1"):
+        tessera.load(run, mesh=tiny.mesh(context=2))
+    assert tessera.load(run, mesh=tiny.mesh(data=2)).loss(TEXT) == pytest.approx(tessera.load(run).loss(TEXT))
 
 
 def test_rules_without_a_mesh_are_refused(published):

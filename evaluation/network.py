@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from data.tokenizers.tokenizer import Tokenizer
 from model.build import build
 from model.config import ModelConfig
-from model.kernels import choose
+from model.kernels import choose_attention
 from model.ring import check_cut
 from model.sharding import ShardingRules
 from model.transformer import apply
@@ -36,7 +36,8 @@ class Network:
         check_cut(config, self.rules, dict(mesh.shape))
         # How it was trained says nothing of the devices here.
         impl = config.attention_impl if config.attention_impl in ("xla", "reference") else "auto"
-        impl, _ = choose(dataclasses.replace(config, attention_impl=impl), mesh.devices.flat[0].platform)
+        config, platform = dataclasses.replace(config, attention_impl=impl), mesh.devices.flat[0].platform
+        impl, _ = choose_attention(config, platform, self.rules, mesh.shape)
         self.network = build(dataclasses.replace(config, attention_impl=impl), self.rules)
 
         def part(params: Any, name: str, ids_BT: jax.Array, options: dict[str, Any]) -> jax.Array:

@@ -21,7 +21,7 @@ from model import parameters
 from model.build import build
 from model.chunks import check_chunks
 from model.config import RECURRENT, ModelConfig
-from model.kernels import choose
+from model.kernels import choose_attention
 from model.losses import LossFn, language_model_loss
 from model.pipeline import count_microbatches
 from model.remat import within_budget
@@ -171,13 +171,14 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
         length=lengths["inputs"],
         source_length=lengths.get("source", 0),
     )
-    impl, why = choose(
+    impl, why = choose_attention(
         config,
         mesh.devices.flat[0].platform,
+        rules,
+        mesh.shape,
         length=lengths["inputs"],
         source_length=lengths.get("source", 0),
         segments=bool({"segments", "source_segments"} & set(features)),
-        ring=shards(rules.length, dict(mesh.shape)) > 1,
     )
     model = build(dataclasses.replace(config, attention_impl=impl), rules)
     weights = parameters.weights(model)

@@ -60,7 +60,7 @@ def attention(
     if isinstance(bias, ScoreBias):
         bias = bias(mask.query_slots(T), mask.key_slots(k_BGSK.shape[2]))
     attend = IMPLEMENTATIONS["xla" if kernel or impl == "auto" else impl]
-    o_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, bias, mask, scale, softcap, drop or (lambda weights: weights))
+    o_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, bias, mask, scale, softcap, drop)
     return checkpoint_name(o_BHTK, "attention")
 
 
@@ -76,7 +76,8 @@ def reference_attention(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask: MaskSpec, scale
     allowed = mask.allowed(q.shape[2], k.shape[2])
     if allowed is not None:
         scores_BHTS = jnp.where(allowed, scores_BHTS, MASKED)
-    weights_BHTS = drop(jax.nn.softmax(scores_BHTS, axis=-1))
+    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1)
+    weights_BHTS = drop(weights_BHTS) if drop else weights_BHTS
     return jnp.einsum("BHTS,BHSK->BHTK", weights_BHTS, v_BHSK, precision=precise).astype(q_BHTK.dtype)
 
 
@@ -94,8 +95,8 @@ def xla_attention(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask: MaskSpec, scale, soft
         end = start + T // CHUNKS
         k_part, v_part = k_BGSK[:, :, :end], v_BGSK[:, :, :end]
         bias = None if bias_1HTS is None else bias_1HTS[:, :, start:end, :end]
-        part = mask.part(start, end)
-        parts.append(_attend(q_BHTK[:, :, start:end], k_part, v_part, bias, part, scale, softcap, drop))
+        part, own = mask.part(start, end), drop and drop.block(start)  # what one part drops says nothing of the next
+        parts.append(_attend(q_BHTK[:, :, start:end], k_part, v_part, bias, part, scale, softcap, own))
     return jnp.concatenate(parts, axis=2)
 
 
@@ -110,8 +111,9 @@ def _attend(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask: MaskSpec, scale, softcap, d
     allowed = mask.allowed(T, S)
     if allowed is not None:
         scores = jnp.where(allowed[:, :, None], scores, MASKED)
-    weights_BGRTS = drop(jax.nn.softmax(scores, axis=-1)).astype(v_BGSK.dtype)
-    return jnp.einsum("BGRTS,BGSK->BGRTK", weights_BGRTS, v_BGSK).reshape(B, H, T, K)
+    weights_BGRTS = jax.nn.softmax(scores, axis=-1)
+    weights_BGRTS = drop(weights_BGRTS) if drop else weights_BGRTS
+    return jnp.einsum("BGRTS,BGSK->BGRTK", weights_BGRTS.astype(v_BGSK.dtype), v_BGSK).reshape(B, H, T, K)
 
 
 def _capped(scores: jax.Array, softcap: float) -> jax.Array:

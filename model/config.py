@@ -127,6 +127,11 @@ class ModelConfig:
                 f"model.remat, token_types, embedding_norm, window and pipeline_microbatches mean nothing to an "
                 f"architecture {self.architecture!r}: leave them at their defaults"
             )
+        if not self.attends and self.attention_impl in ("cudnn", "splash"):
+            raise ValueError(
+                f"model.attention_impl is {self.attention_impl!r}: an architecture {self.architecture!r} has no "
+                "attention, use auto"
+            )
         self._check_remat()
         if self.norm == "none" and self.architecture not in RECURRENT:
             raise ValueError(f"model.norm is 'none': only {', '.join(RECURRENT)} do without, use layer or rms")

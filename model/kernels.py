@@ -1,6 +1,7 @@
 """Fused attention: cuDNN's on NVIDIA GPUs, splash on TPUs; what each of them can do, and which one a run takes."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -14,10 +15,20 @@ from model.sharding import ShardingRules, shards
 
 PLATFORMS = {"cudnn": ("gpu", "cuda"), "splash": ("tpu",)}  # as JAX names the devices
 BLOCKS = (512, 256, 128)  # queries or keys that splash takes at once: the largest that divides their number
+QUERIES = ("batch", "heads", "length", "head_dim")
+
+
+class Cuts(NamedTuple):
+    """Into how many parts the mesh cuts the queries of a call, by their logical axes."""
+
+    batch: int = 1
+    heads: int = 1
+    length: int = 1
+    head_dim: int = 1
 
 
 class Need(NamedTuple):
-    """What a call of attention asks for. Lengths that differ from call to call are 0."""
+    """What a call of attention asks for. Numbers that differ from call to call are 0."""
 
     dtype: str
     head_dim: int
@@ -31,6 +42,9 @@ class Need(NamedTuple):
     bias: bool = False
     softcap: bool = False
     dropout: bool = False
+    rows: int = 0
+    heads: int = 0
+    cuts: Cuts = Cuts()
 
 
 def refusal(impl: str, need: Need) -> str:
@@ -40,6 +54,10 @@ def refusal(impl: str, need: Need) -> str:
         "dropout of attention weights": need.dropout,
         "a prefix that is seen from both sides": need.prefix,
         "queries that begin behind the first slot": not need.in_order,
+        f"{need.rows} rows that {need.cuts.batch} devices share": need.rows % need.cuts.batch,
+        f"{need.heads} heads that {need.cuts.heads} devices share": need.heads % need.cuts.heads,
+        "a length that the mesh cuts (keys go round a ring)": need.cuts.length > 1,
+        "a head size that the mesh cuts": need.cuts.head_dim > 1,
     }
     own = {
         "cudnn": {
@@ -60,21 +78,22 @@ def refusal(impl: str, need: Need) -> str:
     return ", ".join(what for what, asked in (both | own[impl]).items() if asked)
 
 
-def choose(
+def choose_attention(
     config: ModelConfig,
     platform: str,
+    rules: ShardingRules,
+    mesh_shape: Mapping[str, int],
     *,
     length: int = 0,
     source_length: int = 0,
     segments: bool = False,
-    ring: bool = False,
 ) -> tuple[str, str]:
     """The implementation of attention for devices of a platform, and the reason: `model.attention_impl`, or what is
-    best where that is 'auto'.
+    best where that is 'auto'. Rows are not asked for: training refuses a batch that its devices cannot share.
 
     Args:
         platform: of the devices: "cpu", "gpu" or "tpu". length, source_length: of the rows; 0 = of any length.
-        segments: whether rows have segments or padding. ring: whether the mesh cuts the length.
+        segments: whether rows have segments or padding.
 
     Raises:
         ValueError: a kernel that the config names and that these devices or this network cannot use.
@@ -82,20 +101,27 @@ def choose(
     named = config.attention_impl
     if named in ("xla", "reference"):
         return named, "as the config says"
+    if not config.attends:
+        return "xla", f"an architecture {config.architecture!r} has no attention"
     kernel = named if named != "auto" else next((k for k, on in PLATFORMS.items() if platform in on), "")
-    if not kernel or not config.attends:
+    if not kernel:
         return "xla", f"no kernel for {platform}"
     if platform not in PLATFORMS[kernel]:
         raise ValueError(
             f"model.attention_impl is {kernel!r}, for {' or '.join(PLATFORMS[kernel])}, and the devices are "
             f"{platform}: use auto"
         )
-    lacking = [refusal(kernel, need) for need in _needs(config.resolved(), length, source_length, segments)]
-    lacking += ["a length that the mesh cuts (keys go round a ring)"] if ring else []
+    cuts = _cuts(rules, mesh_shape)
+    needs = _needs(config.resolved(), length, source_length, segments)
+    lacking = [refusal(kernel, need._replace(cuts=cuts)) for need in needs]
     why = "; ".join(dict.fromkeys(filter(None, lacking)))
     if why and named == kernel:
         raise ValueError(f"model.attention_impl is {kernel!r}, which does not do {why}: use auto or xla")
     return ("xla", f"{kernel} does not do {why}") if why else (kernel, f"fused, for {platform}")
+
+
+def _cuts(rules: ShardingRules, mesh_shape: Mapping[str, int]) -> Cuts:
+    return Cuts(*(shards(getattr(rules, name), dict(mesh_shape)) for name in Cuts._fields))
 
 
 def _needs(c: ModelConfig, length: int, source_length: int, segments: bool) -> list[Need]:
@@ -110,6 +136,7 @@ def _needs(c: ModelConfig, length: int, source_length: int, segments: bool) -> l
             segments=segments,
             softcap=softcap,
             dropout=dropout,
+            heads=c.num_heads,
             **what,
         )
 
@@ -127,6 +154,9 @@ def able(
     impl: str, q_BHTK: jax.Array, k_BGSK: jax.Array, bias: Any, mask: MaskSpec, softcap: float, drop: Any, rules: Any
 ) -> bool:
     """Whether a kernel can do this very call: others, such as a step of decoding, are left to XLA."""
+    mesh = jax.sharding.get_abstract_mesh()
+    # Of a microbatch in a pipeline, the stages are no part: what is manual here is cut already.
+    here = {axis: 1 if axis in mesh.manual_axes else size for axis, size in mesh.shape.items()}
     need = Need(
         dtype=q_BHTK.dtype.name,
         head_dim=q_BHTK.shape[-1],
@@ -140,15 +170,18 @@ def able(
         bias=bias is not None,
         softcap=softcap > 0,
         dropout=drop is not None,
+        rows=q_BHTK.shape[0],
+        heads=q_BHTK.shape[1],
+        cuts=_cuts(rules, here),
     )
-    # Of a microbatch in a pipeline, the stages are no part.
-    parts = shards(rules.spec("batch")[0], dict(jax.sharding.get_abstract_mesh().shape))
-    return not refusal(impl, need) and q_BHTK.shape[0] % parts == 0
+    return not refusal(impl, need)
 
 
 def cudnn(q_BHTK, k_BGSK, v_BGSK, mask: MaskSpec, scale: float, softcap: float, rules: ShardingRules) -> jax.Array:
     """Flash attention of cuDNN (Dao 2023), on the batch and the heads of each device: o_BHTK."""
-    del softcap, rules  # it has no softcap, and splits itself over batch and heads
+    del softcap  # it has none
+    # It splits itself over batch and heads, as long as queries and keys are cut alike.
+    k_BGSK, v_BGSK = (rules.constrain(_for_parts(x, rules), *QUERIES) for x in (k_BGSK, v_BGSK))
     o_BTHK = jax.nn.dot_product_attention(
         q_BHTK.swapaxes(1, 2),
         k_BGSK.swapaxes(1, 2),
@@ -200,16 +233,22 @@ def splash(
     segments = None
     if mask.query_segments_BT is not None and mask.key_segments_BS is not None:
         segments = (mask.query_segments_BT, mask.key_segments_BS)
-    queries, keys = (rules.spec("batch", heads, "length", "head_dim") for heads in ("heads", "kv_heads"))
-    mesh, rows = jax.sharding.get_abstract_mesh(), rules.spec("batch", "length")
+    k_BGSK, v_BGSK = (_for_parts(x, rules) for x in (k_BGSK, v_BGSK))
+    mesh, cut, rows = jax.sharding.get_abstract_mesh(), rules.spec(*QUERIES), rules.spec("batch", "length")
     split = jax.shard_map(
         local,
-        in_specs=(queries, keys, keys, None if segments is None else (rows, rows)),
-        out_specs=queries,
+        in_specs=(cut, cut, cut, None if segments is None else (rows, rows)),
+        out_specs=cut,
         axis_names={axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto},
         check_vma=False,  # the kernel says nothing of it
     )
     return cast(jax.Array, split(q_BHTK, k_BGSK, v_BGSK, segments))
+
+
+def _for_parts(x_BGSK: jax.Array, rules: ShardingRules) -> jax.Array:
+    """Keys or values repeated as far as it takes to cut them like the queries, each beside its own query heads."""
+    parts = shards(rules.heads, dict(jax.sharding.get_abstract_mesh().shape))
+    return jnp.repeat(x_BGSK, math.lcm(x_BGSK.shape[1], parts) // x_BGSK.shape[1], axis=1)
 
 
 def _splash_mask(mask: MaskSpec, T: int, S: int, heads: int) -> Any:

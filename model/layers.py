@@ -162,7 +162,7 @@ class WeightDropout(struct.PyTreeNode):
         keep = jax.random.bernoulli(self.key, 1.0 - self.rate, weights.shape)
         return jnp.where(keep, weights / (1.0 - self.rate), jnp.zeros_like(weights))
 
-    def block(self, *numbers: jax.Array) -> "WeightDropout":
+    def block(self, *numbers: jax.Array | int) -> "WeightDropout":
         """Of the block with these numbers, int32 scalars."""
         key = self.key
         for number in numbers:

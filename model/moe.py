@@ -19,7 +19,7 @@ from model.attention import Context
 from model.layers import Initializer, Linear, small_lookup
 from model.mlp import Activation
 from model.parameters import declare
-from model.routing import Routing, choose, report
+from model.routing import Routing, choose_experts, report
 from model.sharding import ShardingRules, mesh_axes, shards
 from model.slots import grouped_matmul, move, place
 
@@ -75,7 +75,7 @@ class MoE(nn.Module):
         router = Linear("BTD,DE->BTE", shape, axes, self.initializer, None, self.param_dtype, name="router")
         with jax.named_scope("router"), jax.default_matmul_precision("highest"):
             logits_BTE = self.rules.constrain(router(x_BTD.astype(jnp.float32)), "batch", "length", "gates")
-            choices = choose(logits_BTE, self.experts_per_token)
+            choices = choose_experts(logits_BTE, self.experts_per_token)
         if self.is_initializing():  # with a batch that no mesh can cut
             return x_BTD, None
         B, T, _ = x_BTD.shape

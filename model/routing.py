@@ -51,7 +51,7 @@ class RoutingSums(struct.PyTreeNode):
         }
 
 
-def choose(logits_BTE: jax.Array, k: int) -> Choices:
+def choose_experts(logits_BTE: jax.Array, k: int) -> Choices:
     """The k experts with the largest probability, ties to the first.
 
     Their weights are their probabilities, which for k > 1 are divided by their sum (GShard, algorithm 1; Mixtral). One

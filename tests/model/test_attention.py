@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from model.attention import CHUNKS, IMPLEMENTATIONS, MaskSpec, attention
+from model.layers import WeightDropout
 
 B, H, T, K = 2, 4, 16, 8
 
@@ -141,3 +142,14 @@ def test_drop_acts_on_the_attention_weights(impl):
     q, k, v = inputs()
     dropped = attend(q, k, v, MaskSpec(), impl, drop=lambda weights: 2.0 * weights)
     np.testing.assert_allclose(dropped, 2.0 * attend(q, k, v, MaskSpec(), impl), rtol=1e-5, atol=1e-6)
+
+
+def test_the_parts_of_long_rows_drop_each_on_their_own():
+    """Values that tell the weights: what the first rows of two parts drop of the same keys."""
+    length = 64 * CHUNKS
+    same, one_each = jnp.zeros((1, 1, length, length)), jnp.eye(length)[None, None]
+    weights_TS = attend(same, same, one_each, MaskSpec(), "xla", drop=WeightDropout(jax.random.key(0), 0.5))[0, 0]
+    kept_PS = np.asarray(weights_TS[64::64, :64]) > 0
+    assert 0.3 < kept_PS.mean() < 0.7
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        assert 0.3 < (kept_PS[one] == kept_PS[other]).mean() < 0.7

@@ -12,10 +12,10 @@ from model import kernels, parameters
 from model.attention import attention, reference_attention
 from model.build import build
 from model.config import ModelConfig
-from model.kernels import Need, choose, refusal
+from model.kernels import Cuts, Need, choose_attention, refusal
 from model.losses import language_model_loss
 from model.mask import MaskSpec
-from model.sharding import ShardingRules
+from model.sharding import MESH_AXES, ShardingRules
 from tests import tiny
 from train.mesh import MeshConfig, batch_sharding, make_mesh
 
@@ -29,6 +29,8 @@ MASKS = {
     "all": MaskSpec(causal=False, window=40, query_segments_BT=SEGMENTS, key_segments_BS=SEGMENTS),
 }
 SCALE = 0.2
+RULES = ShardingRules()
+ONE = dict.fromkeys(MESH_AXES, 1)
 FITS = Need("bfloat16", 64, 512, 512, causal=True)
 LLAMA = ModelConfig(
     vocab_size=256, max_length=512, num_layers=1, embed_dim=256, num_heads=4, num_kv_heads=2, head_dim=128,
@@ -53,11 +55,9 @@ def value_and_gradients(attend):
     return [out, *gradients]
 
 
-def assert_is_the_reference(attend, mask, softcap=0.0):
-    expected = value_and_gradients(
-        lambda q, k, v: reference_attention(q, k, v, None, mask, SCALE, softcap, lambda weights: weights)
-    )
-    found = value_and_gradients(lambda q, k, v: attend(q, k, v, mask, SCALE, softcap, ShardingRules()))
+def assert_is_the_reference(attend, mask, softcap=0.0, rules=RULES):
+    expected = value_and_gradients(lambda q, k, v: reference_attention(q, k, v, None, mask, SCALE, softcap, None))
+    found = value_and_gradients(lambda q, k, v: attend(q, k, v, mask, SCALE, softcap, rules))
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
@@ -83,6 +83,33 @@ def test_splash_runs_on_the_part_of_each_device():
         assert "all-gather" not in run.lower(q, k, v).compile().as_text()
 
 
+@pytest.mark.parametrize(("tensor", "kv_heads"), [(2, None), (4, "tensor")])
+def test_fewer_keys_than_devices_are_cut_like_their_queries(tensor, kv_heads):
+    """Two key-value heads that lie whole on each device, or on fewer devices than there are."""
+    rules = ShardingRules(kv_heads=kv_heads)
+    with jax.set_mesh(tiny.mesh(fsdp=2, tensor=tensor)):
+        assert_is_the_reference(functools.partial(kernels.splash, interpret=True), MASKS["segments"], rules=rules)
+
+
+@pytest.mark.parametrize("kv_heads", [None, "tensor"])
+def test_cudnn_finds_keys_cut_like_queries(kv_heads, monkeypatch):
+    """It does not compile otherwise."""
+    cut, original = {}, jax.nn.dot_product_attention
+
+    def plain(q, k, v, implementation, **options):
+        for name, x in {"q": q, "k": k, "v": v}.items():
+            jax.debug.inspect_array_sharding(x, callback=lambda s, n=name, x=x: cut.update({n: s.shard_shape(x.shape)}))
+        return original(q, k, v, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", plain)
+    with jax.set_mesh(tiny.mesh(fsdp=2, tensor=4)):
+        q, k, v, _ = inputs()
+        q = RULES.constrain(q, "batch", "heads", "length", "head_dim")
+        rules = ShardingRules(kv_heads=kv_heads)
+        jax.jit(lambda q, k, v: kernels.cudnn(q, k, v, MaskSpec(), SCALE, 0.0, rules)).lower(q, k, v).compile()
+    assert cut == dict.fromkeys("qkv", (B // 2, T, H // 4, K))
+
+
 @pytest.mark.parametrize("mask", ["causal", "full", "window"])
 def test_cudnn_is_told_what_the_reference_does(mask, monkeypatch):
     """The same arguments, to the same function of JAX in plain XLA: there is no GPU here."""
@@ -93,7 +120,8 @@ def test_cudnn_is_told_what_the_reference_does(mask, monkeypatch):
         return original(*args, implementation="xla", **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", plain)
-    assert_is_the_reference(kernels.cudnn, MASKS[mask])
+    with jax.set_mesh(tiny.mesh()):
+        assert_is_the_reference(kernels.cudnn, MASKS[mask])
     assert set(given) == {"cudnn"}
 
 
@@ -105,7 +133,8 @@ def test_a_call_that_the_kernel_cannot_do_is_left_to_xla(monkeypatch):
 
     def fused(bias=None, mask=causal, rows=B, **options):
         calls.clear()
-        run = functools.partial(attention, scale=SCALE, impl="splash", rules=ShardingRules(), **options)
+        options = {"rules": RULES, "scale": SCALE, "impl": "splash"} | options
+        run = functools.partial(attention, **options)
         jax.eval_shape(run, q[:rows], k[:rows], v[:rows], bias, mask)
         return bool(calls)
 
@@ -116,6 +145,10 @@ def test_a_call_that_the_kernel_cannot_do_is_left_to_xla(monkeypatch):
         assert not fused(mask=MaskSpec(prefix_BS=SEGMENTS))
     with jax.set_mesh(tiny.mesh(data=2)):
         assert fused() and not fused(rows=1)
+    with jax.set_mesh(tiny.mesh(tensor=2)):
+        assert fused() and not fused(rules=ShardingRules(heads=None, kv_heads=None, head_dim="tensor"))
+    with jax.set_mesh(tiny.mesh(tensor=8)):
+        assert not fused()  # four heads
 
 
 @pytest.mark.parametrize(("impl", "change", "words"), [
@@ -130,6 +163,10 @@ def test_a_call_that_the_kernel_cannot_do_is_left_to_xla(monkeypatch):
     ("cudnn", {"window": True, "causal": False}, "a window to both sides"),
     ("splash", {"queries": 500}, "500 queries and 512 keys (multiples of 128)"),
     ("splash", {"bias": True, "dropout": True}, "a bias on the scores, dropout of attention weights"),
+    ("splash", {"rows": 6, "heads": 4, "cuts": Cuts(batch=4, heads=8)},
+     "6 rows that 4 devices share, 4 heads that 8 devices share"),
+    ("cudnn", {"cuts": Cuts(length=2, head_dim=2)},
+     "a length that the mesh cuts (keys go round a ring), a head size that the mesh cuts"),
     ("cudnn", {"prefix": True, "in_order": False},
      "a prefix that is seen from both sides, queries that begin behind the first slot"),
 ])  # fmt: skip
@@ -137,15 +174,21 @@ def test_what_a_kernel_refuses(impl, change, words):
     assert refusal(impl, FITS._replace(**change)) == words
 
 
+def choose(config, platform, *, rules=RULES, mesh=ONE, **rows):
+    return choose_attention(config, platform, rules, mesh, **rows)
+
+
 def test_the_choice_and_its_reason():
     T5 = dataclasses.replace(LLAMA, architecture="encoder_decoder", positions="relative")
     packed = {"length": 512, "segments": True}
     assert choose(LLAMA, "cpu", length=512) == ("xla", "no kernel for cpu")
+    lstm = ModelConfig(architecture="lstm", embed_dim=32)
+    assert choose(lstm, "gpu", length=512) == ("xla", "an architecture 'lstm' has no attention")
     assert choose(LLAMA, "gpu", length=512) == ("cudnn", "fused, for gpu")
     assert choose(LLAMA, "tpu", **packed) == ("splash", "fused, for tpu")
     assert choose(LLAMA, "gpu", **packed) == ("xla", "cudnn does not do segments")
     assert choose(LLAMA, "tpu") == ("splash", "fused, for tpu")  # rows of any length: each call is looked at
-    assert choose(LLAMA, "tpu", length=512, ring=True)[0] == "xla"
+    assert choose(LLAMA, "tpu", length=512, mesh=ONE | {"context": 2})[0] == "xla"
     assert choose(T5, "tpu", length=512, source_length=512) == ("xla", "splash does not do a bias on the scores")
     vanilla = dataclasses.replace(T5, positions="sinusoidal")
     assert choose(vanilla, "tpu", length=512, source_length=128)[0] == "splash"
@@ -163,7 +206,15 @@ def test_a_kernel_by_name_must_fit():
     with pytest.raises(ValueError, match="'cudnn', which does not do a softcap: use auto or xla"):
         choose(dataclasses.replace(named, attention_softcap=30.0), "gpu", length=512)
     with pytest.raises(ValueError, match="which does not do a length that the mesh cuts"):
-        choose(named, "gpu", length=512, ring=True)
+        choose(named, "gpu", length=512, mesh=ONE | {"context": 2})
+    with pytest.raises(ValueError, match="does not do 4 heads that 8 devices share: use auto or xla"):
+        choose(named, "gpu", length=512, mesh=ONE | {"tensor": 8})
+    with pytest.raises(ValueError, match="does not do a head size that the mesh cuts"):
+        choose(
+            named, "gpu", rules=ShardingRules(heads=None, kv_heads=None, head_dim="tensor"), mesh=ONE | {"tensor": 2}
+        )
+    with pytest.raises(ValueError, match="'cudnn': an architecture 'lstm' has no attention, use auto"):
+        dataclasses.replace(LLAMA, architecture="lstm", attention_impl="cudnn")
     assert choose(named, "gpu", length=512)[0] == "cudnn"
 
 

@@ -12,11 +12,12 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from launch.memory import has_tpu
 from launch.processes import CHILD, COORDINATOR, COUNT, INDEX
+from train.peers import START_AGAIN
 
 GRACE = 15.0  # seconds that the others have to end after one has failed: they are told why, and end by themselves
 SAVING = 120.0  # the same after one has stopped on request: the others may still write
-START_AGAIN = 75
 
 
 def run(arguments: Sequence[str], count: int, devices: int) -> int:
@@ -39,8 +40,7 @@ def run(arguments: Sequence[str], count: int, devices: int) -> int:
     received: list[int] = []
 
     def forward(number: int, _: object) -> None:
-        received.append(number)
-        _send(children, number)
+        received.append(number)  # `_ended` passes it on: while children are started, it would miss some
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -74,13 +74,18 @@ def _copy(child: subprocess.Popen[bytes], index: int) -> None:
 
 
 def _ended(children: Sequence[subprocess.Popen[bytes]], received: Sequence[int]) -> int:
-    """Waits for all; the exit code."""
+    """Waits for all, and passes on the signals that are `received` on the way; the exit code."""
     codes: dict[int, int] = {}  # of those that have ended, in this order
-    deadline = float("inf")
+    deadline, sent, killed = float("inf"), 0, False
     while len(codes) < len(children):
+        for number in received[sent:]:
+            _send(children, number)
+            sent += 1
         for index, child in enumerate(children):
             if index in codes or (code := child.poll()) is None:
                 continue
+            if code == -signal.SIGTERM and signal.SIGTERM in received:
+                code = START_AGAIN  # the signal came before the child could say so
             codes[index] = code if code >= 0 else 128 - code
             if code < 0 and time.monotonic() < deadline:
                 print(
@@ -89,14 +94,13 @@ def _ended(children: Sequence[subprocess.Popen[bytes]], received: Sequence[int])
                 )
             if code:
                 deadline = min(deadline, time.monotonic() + (SAVING if code == START_AGAIN else GRACE))
-        if received.count(signal.SIGINT) > 1:
+        if received.count(signal.SIGINT) > 1 and not killed:
             deadline = min(deadline, time.monotonic() + 2.0)
         if time.monotonic() > deadline:
             left = ", ".join(str(index) for index in range(len(children)) if index not in codes)
             print(f"tessera: ending process {left}, which did not end by itself", file=sys.stderr)
             _send(children, signal.SIGKILL)
-            deadline = float("inf")
-            received = ()
+            deadline, killed = float("inf"), True
         time.sleep(0.05)
     failed = [code for code in codes.values() if code not in (0, START_AGAIN)]
     return failed[0] if failed else max(codes.values())
@@ -114,7 +118,7 @@ def _environments(arguments: Sequence[str], count: int, devices: int) -> list[di
     if devices % count or len(gpus) % count:
         what = f"--devices={devices}" if devices else f"{len(gpus)} GPUs"
         raise ValueError(f"--processes={count} cannot share {what} evenly: use numbers of which one divides the other")
-    if not devices and not gpus and any(Path(chip).exists() for chip in ("/dev/accel0", "/dev/vfio/0")):
+    if not devices and not gpus and has_tpu():
         raise ValueError("--processes on a TPU host: one process drives all its chips; start one process a host")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"

@@ -6,6 +6,7 @@ import os
 import re
 import runpy
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch.memory import accelerated, keep_memory
+from train.peers import START_AGAIN, Stopped
 
-OK, FAILED, USAGE, BAD_DATA, IO, CONFIG, INTERRUPTED = 0, 1, 2, 65, 74, 78, 130  # sysexits.h; 75 is launch.train's
+OK, FAILED, USAGE, BAD_DATA, IO, CONFIG, INTERRUPTED = 0, 1, 2, 65, 74, 78, 130  # sysexits.h; and START_AGAIN
 
 DATA = ("build", "clean", "tokenizer", "inspect", "augment")  # `tessera data NAME`, each in launch/data_NAME.py
 COMMANDS = {
@@ -56,7 +58,7 @@ class UsageError(ValueError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = given = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return OK if arguments else USAGE
@@ -70,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(_help(command, values))
             return OK
         rest = _parse(command, values, arguments)
+        values.__dict__["command_line"] = given
         return _run(command, values, rest)
     except BaseException as error:
         code = explain(error)
@@ -86,8 +89,10 @@ def explain(error: BaseException) -> int | None:
         return _fail(error, IO)
     if isinstance(error, ValueError):
         return _fail(error, _exit_code(error))
+    if isinstance(error, Stopped):
+        return _fail(error, START_AGAIN)
     if isinstance(error, KeyboardInterrupt):
-        return _fail(RuntimeError("interrupted"), INTERRUPTED)
+        return _fail(error, INTERRUPTED)
     return _fail(error, FAILED) if type(error).__name__ == "TrainingError" else None
 
 
@@ -137,7 +142,7 @@ def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
     if command == "train" and values.processes > 1:
         from launch import children
 
-        return children.run(sys.argv[1:], values.processes, values.devices)
+        return children.run(values.command_line, values.processes, values.devices)
     emulated = command == "plan" or (command in CONFIGURED and values.devices)
     if not accelerated() or emulated:
         keep_memory()
@@ -331,8 +336,8 @@ def _exit_code(error: ValueError) -> int:
 
 def _fail(error: BaseException, code: int) -> int:
     if os.environ.get("TESSERA_TRACEBACK"):
-        raise error
-    print(f"tessera: {error}", file=sys.stderr)
+        traceback.print_exception(error)
+    print(f"tessera: {'interrupted' if isinstance(error, KeyboardInterrupt) else error}", file=sys.stderr)
     return code
 
 

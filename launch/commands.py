@@ -22,7 +22,7 @@ ROWS = ("max_tokens", "num_samples", "seed", "stop")
 def train(values: Any, rest: Sequence[str]) -> int:
     from launch.processes import CHILD, together
 
-    given = shlex.split(os.environ.get(CHILD, "")) or sys.argv[1:]
+    given = shlex.split(os.environ.get(CHILD, "")) or values.command_line
     again = [argument for argument in given if not argument.startswith("--fresh")]
 
     def run() -> int:

@@ -6,6 +6,8 @@ import shutil
 from importlib import metadata, util
 from pathlib import Path
 
+from launch.processes import discover, machine_attribute
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "ml-collections", "numpy")
 EXTRAS = {"torch": "peers", "jupyterlab": "notebooks", "pytest": "dev", "libtpu": "tpu"}
 
@@ -26,6 +28,10 @@ def examine() -> int:
     ]
     print(f"optional   missing: {', '.join(absent) or 'nothing'}")
     try:
+        print(f"processes  {_processes()}")
+    except ValueError as error:
+        problems.append(f"processes: {error}")
+    try:
         print(f"devices    {_devices()}")
         print(f"mesh       {_mesh_test()}")
     except Exception as error:
@@ -42,6 +48,14 @@ def examine() -> int:
         print(f"PROBLEM    {problem}")
     print("ready" if not problems else f"{len(problems)} problem(s)")
     return 1 if problems else 0
+
+
+def _processes() -> str:
+    """What a training here would be one of."""
+    found = discover(os.environ, machine_attribute())
+    if found is None:
+        return "one: nothing says that there are others"
+    return f"process {found.index} of {found.count}, {found.coordinator} is process 0 (says {found.source})"
 
 
 def _devices() -> str:

@@ -4,13 +4,19 @@ import ctypes
 import sys
 from pathlib import Path
 
+TPU = ("/dev/accel0", "/dev/vfio/0")
 # Names and numbers of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def accelerated() -> bool:
     """Whether this machine has a GPU or TPU, so that large arrays do not live in the process's own memory."""
-    return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0"))
+    return has_tpu() or any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/kfd"))
+
+
+def has_tpu() -> bool:
+    """Whether there is a TPU chip in this machine."""
+    return any(Path(device).exists() for device in TPU)
 
 
 def keep_memory() -> bool:

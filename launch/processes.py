@@ -6,6 +6,7 @@ task of SLURM with several GPUs must use all of them, and because half an enviro
 processes would train a copy of its own.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -14,10 +15,11 @@ import threading
 import time
 import traceback
 import urllib.request
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 
+from launch.memory import has_tpu
 from launch.roll_call import LOOPBACK, address, roll_call
+from train.peers import START_AGAIN, Stopped, begin, peers
 
 CHILD = "TESSERA_CHILD"  # in a child of --processes: the command line of its parent, whose death ends its input
 TO_SAVE = 120.0  # seconds that such an orphan has to save and stop
@@ -97,8 +99,8 @@ def initialize(found: Processes, *, start_timeout: float, heartbeat_timeout: flo
     )  # before the seconds that jax takes to wake up
     import jax
 
-    from train import peers
-
+    # It takes SIGTERM away from this process, to say later, in training, that it came: `train.loop` hears it itself.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         found.coordinator,
         found.count,
@@ -109,32 +111,55 @@ def initialize(found: Processes, *, start_timeout: float, heartbeat_timeout: flo
         heartbeat_timeout_seconds=round(heartbeat_timeout),
         coordinator_bind_address=found.coordinator if address(found.coordinator)[0] in LOOPBACK else None,
     )
-    peers.begin([str(one) for one in roster], found.index, heartbeat_timeout)
+    begin([str(one) for one in roster], found.index, heartbeat_timeout)
 
 
 def together(
     run: Callable[[], int], processes: int, devices: int, start_timeout: float, heartbeat_timeout: float
 ) -> int:
     """`run()`, as one of the processes of its run where it has some: the exit code, of all where one fails."""
-    follow_parent()
-    found = None if processes == 1 else discover(os.environ, None if devices else machine_attribute())
-    if found is None:
-        return run()
-    initialize(found, start_timeout=start_timeout, heartbeat_timeout=heartbeat_timeout)
     from launch.cli import explain
-    from train.peers import peers
 
+    follow_parent()
+    with _stoppable():
+        found = None if processes == 1 else discover(os.environ, None if devices else machine_attribute())
+        if found is None:
+            return run()
+        try:
+            initialize(found, start_timeout=start_timeout, heartbeat_timeout=heartbeat_timeout)
+            code = run()
+            peers().finish()
+            return code
+        except BaseException as error:
+            if not peers().several:  # they have not met
+                raise
+            code, why = None, f"{type(error).__name__}: {error}"
+            try:
+                code = explain(error)
+                if code is None:
+                    traceback.print_exc()
+                    peers().lost(why)
+            finally:  # whatever becomes of the explanation: the others would wait for ever
+                peers().leave(1 if code is None else code, why)
+            raise
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM raises Stopped here, wherever the training loop does not hear it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # one is enough
+        raise Stopped("stopped by SIGTERM outside of the training steps: the same command goes on")
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        code = run()
-        peers().finish()
-    except BaseException as error:
-        code, why = explain(error), f"{type(error).__name__}: {error}"
-        if code is None:
-            traceback.print_exc()
-            peers().lost(why)
-        peers().leave(1 if code is None else code, why)
-        raise
-    return code
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def follow_parent() -> None:
@@ -147,14 +172,14 @@ def follow_parent() -> None:
             pass
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(TO_SAVE)
-        os._exit(75)
+        os._exit(START_AGAIN)
 
     threading.Thread(target=follow, daemon=True).start()
 
 
 def machine_attribute() -> Attribute | None:
     """Reads what Google Cloud says of this machine, or None where it has no TPU chip."""
-    if not any(Path(device).exists() for device in ("/dev/accel0", "/dev/vfio/0")):
+    if not has_tpu():
         return None
 
     def attribute(name: str) -> str | None:

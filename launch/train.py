@@ -24,11 +24,11 @@ from train.goodput import Clock, breakdown, earlier_seconds
 from train.loop import StopSignal, train
 from train.mesh import local_rows
 from train.meter import Meter, Rates
-from train.peers import peers
+from train.peers import START_AGAIN, peers
 from train.profile import Profiler, ProfileSteps
 from train.records import MetricsLog, read_lines
 
-DONE, START_AGAIN = 0, 75
+DONE = 0
 
 
 def run(
@@ -88,7 +88,9 @@ def run(
             console.say(f"  more: --config.train.steps={2 * done}    anew: --fresh")
             return DONE
         if profile:
-            profile.check(done or 0, experiment.train.steps)
+            profile.check(experiment.train.steps)
+            if profile.last <= (done or 0):
+                console.say(f"profile    steps {profile.first} to {profile.last} are behind: no trace")
         clock.carry(earlier_seconds(read_lines(folder), done or 0))
         state = None if done is None else checkpoints.restore(done, program.target)
         write_run(folder, record, program.tokenizer)
@@ -102,11 +104,12 @@ def run(
         log = MetricsLog(folder, tensorboard=experiment.run.tensorboard) if group.first else None
         closing.callback(log.close if log else lambda: None)
         closing.callback(console.stop)
+        batches = closing.enter_context(contextlib.closing(loader.iterate(done or 0)))
         with StopSignal() as stop, answered(known, mesh.shape, compiled):
             state = train(
                 state or program.init(experiment.seed),
                 compiled,
-                loader.iterate(done or 0),
+                batches,
                 scores.placer(program, experiment.train.global_batch),
                 config=experiment.train,
                 evaluate=evaluate,

@@ -20,6 +20,10 @@ LAST_WORDS = 10.0  # seconds that process 0, which keeps the store, waits for th
 START_AGAIN = 75  # exit code: the same command may work now
 
 
+class Stopped(BaseException):
+    """A request to end while there is no step to end after: no `except Exception` may swallow it."""
+
+
 class Peers:
     """The processes of this run, this one included.
 
@@ -49,13 +53,16 @@ class Peers:
         """
         if not self.several:
             return [value]
-        place = f"tessera/place/{next(self._numbers)}"
+        number = next(self._numbers)
+        place, before = f"tessera/place/{number}", f"tessera/place/{number - 1}/{self.index}"
         self._store.key_value_set(f"{place}/{self.index}", value)
         try:
             self._store.wait_at_barrier(place, round(1000 * timeout))
         except RuntimeError as error:
             missing = ", ".join(name for i, name in enumerate(self.names) if i not in self._values(place))
             raise TimeoutError(f"{what}: {missing} did not come within {timeout:g} s") from error
+        if number:  # whoever came here has read the place before
+            self._store.key_value_delete(before)
         values = self._values(place)
         return [values[i] for i in range(len(self.names))]
 
@@ -111,11 +118,10 @@ class Peers:
         if not self.several:
             return
         self._over.set()
-        self._store.key_value_set(f"tessera/failed/{self.index}", f"{code} {why}", allow_overwrite=True)
-        deadline = time.monotonic() + LAST_WORDS
-        while self.first and len(self._values("tessera/left")) < len(self.names) - 1 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        _exit(code)
+        try:
+            self._store.key_value_set(f"tessera/failed/{self.index}", f"{code} {why}", allow_overwrite=True)
+        finally:
+            self._part(code)
 
     def lost(self, why: str) -> None:
         """As `leave`, for a computation that broke: first looks whether a peer is gone, which is then what is said."""
@@ -159,9 +165,21 @@ class Peers:
         for index, said in self._values("tessera/failed").items():
             if index != self.index and not self._over.is_set():
                 code, _, why = said.partition(" ")
-                print(f"tessera: {self.names[index]} failed, so this one ends: {why}", file=sys.stderr)
+                print(f"tessera: {self.names[index]} has ended, so this one ends: {why}", file=sys.stderr)
+                self._part(int(code))
+
+    def _part(self, code: int) -> None:
+        """Ends this process at once; process 0 after the others, whom jax aborts where their store is gone."""
+        deadline = time.monotonic() + LAST_WORDS
+        try:
+            if not self.first:
                 self._store.key_value_set(f"tessera/left/{self.index}", "", allow_overwrite=True)
-                _exit(int(code))
+                return
+            while len(self._values("tessera/left")) < len(self.names) - 1 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            time.sleep(0.5)  # from its last word to its end a process needs a moment
+        finally:
+            _exit(code)
 
     def _look(self) -> None:
         for index, said in self._values("tessera/beat").items():

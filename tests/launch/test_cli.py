@@ -59,6 +59,22 @@ def test_mistakes_get_a_clear_error(capsys, tmp_path, monkeypatch, arguments, co
     assert not list(tmp_path.glob("runs/*/checkpoints"))
 
 
+def test_a_traceback_changes_no_exit_code(capsys, monkeypatch):
+    monkeypatch.setenv("TESSERA_TRACEBACK", "1")
+    code, _, err = run(capsys, "trian")
+    assert code == 2 and "Traceback" in err and err.rstrip().endswith("did you mean 'train'?")
+
+
+def test_arguments_from_python_reach_the_children_and_the_message(capsys, monkeypatch):
+    """Not those of the program that called: here pytest's."""
+    given, started, again = ["train", "--config=gpt_demo", "--processes=2", "--devices=2"], [], []
+    monkeypatch.setattr("launch.children.run", lambda *arguments: started.append(arguments) or 0)
+    assert tessera.main(given) == 0 and started == [(given, 2, 2)]
+    monkeypatch.setattr("launch.train.run", lambda config, **known: again.append(known["again"]) or 0)
+    assert tessera.main(["train", "--fresh", "--config=gpt_demo"]) == 0
+    assert again == ["tessera train --config=gpt_demo"]
+
+
 def test_print_config_says_where_each_value_comes_from(capsys):
     code, out, _ = run(capsys, "train", "--config=gpt_demo", "--config.train.steps=7", "--print_config")
     source = {line.split()[0]: line.split()[-1] for line in out.splitlines()}
@@ -66,6 +82,16 @@ def test_print_config_says_where_each_value_comes_from(capsys):
     assert source["model.num_layers"].endswith("gpt_demo.py") and out.split("train.steps")[1].split("\n")[0].endswith(
         "command line"
     )
+
+
+def test_doctor_says_which_process_this_is(capsys, monkeypatch):
+    monkeypatch.setattr("launch.doctor._mesh_test", lambda: "")
+    assert "processes  one" in run(capsys, "doctor")[1]
+    for name, value in {"COORDINATOR": "10.0.0.1:8476", "PROCESSES": "4", "PROCESS": "2"}.items():
+        monkeypatch.setenv(f"TESSERA_{name}", value)
+    assert "process 2 of 4, 10.0.0.1:8476 is process 0 (says TESSERA_COORDINATOR)" in run(capsys, "doctor")[1]
+    monkeypatch.delenv("TESSERA_PROCESS")
+    assert "PROBLEM    processes: TESSERA_PROCESS not set" in run(capsys, "doctor")[1]
 
 
 def test_doctor_finds_the_machine_ready(capsys):

@@ -36,13 +36,32 @@ def write(folder, changes, more=""):
     return folder
 
 
-def start(folder, *flags):
+LATER = """
+    import signal, threading, time
+    from train.peers import peers
+    def later():
+        while not peers().several:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+    if os.environ.get("TESSERA_PROCESS") == "1":
+        threading.Thread(target=later, daemon=True).start()
+"""
+BROKEN = """
+    import data.corpus
+    def broken(*_, **__):
+        raise OSError("the disk of process 1 is gone")
+    if os.environ.get("TESSERA_PROCESS") == "1":
+        data.corpus.prepare = broken
+"""
+
+
+def start(folder, *flags, **environ):
     """`tessera train` in two processes of four devices each; what it says goes into `folder`/said.txt."""
     flags = flags or ("--processes=2",)
     command = [sys.executable, "-m", "tessera", "train", f"--config={folder}/config.py", "--devices=8", *flags]
     command.append("--heartbeat_timeout=10")
     with open(folder / "said.txt", "wb") as said:
-        return subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env={**os.environ})
+        return subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env={**os.environ, **environ})
 
 
 def ended(process, folder, seconds=240):
@@ -124,6 +143,22 @@ def test_processes_with_different_configs_are_refused(tmp_path):
     code, said = ended(start(write(tmp_path / "two", {}, more)), tmp_path / "two")
     assert code == 78 and re.search(r"process 0 \(.*\) and process 1 \(.*\) have other configs:\s+seed: 0 -> 1", said)
     assert not (tmp_path / "two" / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_first_step_ends_both(tmp_path):
+    code, said = ended(start(write(tmp_path / "two", {}, LATER)), tmp_path / "two")
+    assert code == 75 and "stopped by SIGTERM outside of the training steps" in said and "step 1/" not in said, said
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_both_with_its_traceback(tmp_path):
+    folder = write(tmp_path / "two", {}, BROKEN)
+    code, said = ended(start(folder, TESSERA_TRACEBACK="1"), folder, 120)
+    assert code == 74 and "Traceback" in said, said
+    assert re.search(r"process 1 \(.*\) has ended, so this one ends: OSError: the disk of process 1 is gone", said), (
+        said
+    )
 
 
 @pytest.mark.slow

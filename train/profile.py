@@ -15,12 +15,12 @@ class ProfileSteps:
     first: int
     last: int
 
-    def check(self, done: int, steps: int) -> None:
-        """Raises ValueError where a run from step `done` to `steps` does not come by them."""
-        if not done < self.first <= self.last <= steps:
+    def check(self, steps: int) -> None:
+        """Raises ValueError where a run of `steps` does not come by them."""
+        if self.last > steps:
             raise ValueError(
-                f"--profile=steps:{self.first}-{self.last}: this run does steps {done + 1} to {steps}; "
-                f"profile for example steps:{min(done + 3, steps)}-{min(done + 5, steps)}"
+                f"--profile=steps:{self.first}-{self.last}: this run has {steps} steps; "
+                f"profile for example steps:{min(3, steps)}-{min(5, steps)}"
             )
 
 
@@ -35,14 +35,14 @@ def parse(text: str) -> ProfileSteps | None:
 
 
 class Profiler:
-    """Starts and ends the trace around the steps asked for; without any it does nothing."""
+    """Starts and ends the trace around the steps asked for, or what is left of them; without any it does nothing."""
 
     def __init__(self, folder: Path, steps: ProfileSteps | None, say: Callable[[str], None]) -> None:
         self._folder, self._steps, self._say, self._tracing = folder, steps, say, False
 
     def before(self, step: int) -> None:
         """To be called when the devices have nothing to do before `step`, or nearly so."""
-        if self._steps and step == self._steps.first:
+        if self._steps and not self._tracing and self._steps.first <= step <= self._steps.last:
             jax.profiler.start_trace(self._folder)
             self._tracing = True
 

@@ -18,12 +18,20 @@ def test_what_is_no_range_is_refused(text):
         parse(text)
 
 
-def test_steps_that_the_run_does_not_come_by_are_refused():
-    ProfileSteps(11, 20).check(10, 20)
-    with pytest.raises(ValueError, match="this run does steps 11 to 20; profile for example steps:13-15"):
-        ProfileSteps(10, 12).check(10, 20)
-    with pytest.raises(ValueError, match="steps:19-21: this run does steps 1 to 20"):
-        ProfileSteps(19, 21).check(0, 20)
+def test_steps_behind_the_end_are_refused():
+    ProfileSteps(11, 20).check(20)
+    with pytest.raises(ValueError, match="steps:19-21: this run has 20 steps; profile for example steps:3-5"):
+        ProfileSteps(19, 21).check(20)
+
+
+def test_a_run_that_goes_on_traces_what_is_left(tmp_path):
+    said = []
+    profiler = Profiler(tmp_path / "profile", ProfileSteps(2, 5), said.append)
+    for step in range(4, 8):
+        profiler.before(step)
+        profiler.after(step, {"loss": jnp.float32(step)})
+        assert len(said) == (step >= 5)
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
 
 
 def test_a_trace_holds_the_steps_asked_for(tmp_path):

@@ -26,6 +26,7 @@ class Collective:
     bytes: int
     times: int  # runs in one run of the program: the rounds of the loops around it, multiplied
     where: str  # named scopes and primitive: "jit(train_step)/…/attention/dot_general"
+    group: tuple[int, ...] = dataclasses.field(repr=False)  # who exchanges, by place on the mesh: the widest group
 
 
 def collectives(hlo_text: str, mesh: Mesh) -> list[Collective]:
@@ -34,6 +35,9 @@ def collectives(hlo_text: str, mesh: Mesh) -> list[Collective]:
     What is asynchronous counts once: a pair of -start and -done, and on TPU the chain of fusions that carry one
     all-gather. TPU's fusion of an all-reduce and a slice is the reduce-scatter that it is. Groups of one device, which
     move nothing, are left out. A loop whose rounds the program does not know ahead counts once.
+
+    A program for several TPU slices is that of one slice: its groups count the devices of the slice, and what goes to
+    other slices are sends to the runtime "megascale". An all-reduce of all devices is one inside and one between them.
     """
     return found_in(parse(hlo_text), mesh)
 
@@ -41,26 +45,64 @@ def collectives(hlo_text: str, mesh: Mesh) -> list[Collective]:
 def found_in(module: Module, mesh: Mesh) -> list[Collective]:
     """`collectives` of a program that is already taken apart."""
     named = {i.name: i for i in module.instructions()}
+    several = any(_transfer(i) for i in named.values())
+    slices = _slices(mesh) if several else [np.arange(mesh.size)]
     chains = {i.computation for i in named.values() if '"AsyncCollectiveStart"' in i.attributes}
     found = []
     for instruction in named.values():
-        kind = instruction.opcode.removesuffix("-start")
+        transfer = _transfer(instruction)
+        kind = transfer or instruction.opcode.removesuffix("-start")
         times, inside = module.times[instruction.computation], instruction.computation
         continues = "chain_id=" in instruction.attributes and inside not in chains
         if kind not in KINDS or not times or continues:
             continue
-        groups = _groups(instruction, mesh.size)
+        groups = (
+            _between(instruction, slices) if transfer else [slices[0][g] for g in _groups(instruction, slices[0].size)]
+        )
         if axes := _axes(groups, mesh):
-            size = _message(kind, instruction, named, groups)
+            operands = instruction.operands[:1] if transfer else instruction.operands
+            size = _message(kind, operands, named, groups)
             caller = module.callers.get(inside)
             where = instruction.op_name or (caller.op_name if caller else "")
             kind = "reduce-scatter" if inside.startswith("all-reduce-scatter") else kind
-            found.append(Collective(kind, axes, size, times, where))
+            widest = max(groups, key=np.ptp)
+            found.append(Collective(kind, axes, size, times, where, tuple(map(int, widest))))
     return found
 
 
-def _message(kind: str, instruction: Instruction, named: dict[str, Instruction], groups: Sequence[np.ndarray]) -> int:
-    operands = instruction.operands[:1] if kind == "ragged-all-to-all" else instruction.operands
+def _transfer(instruction: Instruction) -> str:
+    """The kind of exchange between slices that an instruction begins, or ""."""
+    found = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
+    if instruction.opcode != "send" or not found:
+        return ""
+    return "collective-permute" if found[1] == "ONE_TO_ONE" else found[1].lower().replace("_", "-")
+
+
+def _slices(mesh: Mesh) -> list[np.ndarray]:
+    """The places on the mesh of the devices of each slice."""
+    numbers = np.array([getattr(device, "slice_index", 0) for device in mesh.devices.flat])
+    return [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
+
+
+def _between(instruction: Instruction, slices: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The devices of several slices that exchange; slices count from 1.
+
+    `{{200000->100000},{200001->100001}}`: device 0 of slice 2 sends to device 0 of slice 1, device 1 to device 1.
+    `{1,2}x{0:3}`: in slices 1 and 2 those that have the same number, from 0 to 3.
+    """
+    text = instruction.attributes.partition("_xla_megascale_target=")[2]
+    if pairs := re.findall(r"(\d+)->(\d+)", text.partition("}}")[0]):
+        return [np.array([slices[int(n) // 10**5 - 1][int(n) % 10**5] for n in pair]) for pair in pairs]
+    found = re.match(r'"\{([\d,:]+)\}x', text)
+    if not found:
+        raise ValueError(f"cannot read what goes between slices: {instruction.attributes[:300]!r}")
+    ends = [_numbers(part.replace(":", ",")) for part in found[1].split(",")]
+    numbers = [n for end in ends for n in range(end[0], end[-1] + 1)]
+    return list(np.stack([slices[n - 1] for n in numbers]).T)
+
+
+def _message(kind: str, operands: Sequence[str], named: dict[str, Instruction], groups: Sequence[np.ndarray]) -> int:
+    operands = operands[:1] if kind == "ragged-all-to-all" else operands
     size = sum(named[name].bytes for name in operands)
     return size * len(groups[0]) if kind == "all-gather" else size
 

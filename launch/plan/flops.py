@@ -10,7 +10,8 @@ def executed_flops(traced: Any) -> float:
     """2 for each multiplication of the matrix products of a closed jaxpr, on all devices together.
 
     Loops count by their length (one of unknown length once), a branch as its dearest side, the body of a `shard_map`
-    on each of its devices.
+    on each of its devices, that of a Pallas kernel in each cell of its grid: those that a causal mask lets it skip too,
+    as in `model.config.flops_per_sequence`.
     """
     return _of(traced.jaxpr)
 
@@ -30,7 +31,14 @@ def _equation(equation: Any) -> float:
     inner = [_of(jaxpr) for jaxpr in jaxprs_in_params(params)]
     if name == "cond":
         return max(inner, default=0.0)
-    times = params["length"] if name == "scan" else 1
+    return _times(name, params) * sum(inner)
+
+
+def _times(name: str, params: Any) -> int:
+    if name == "scan":
+        return params["length"]
     if name == "shard_map":
-        times = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
-    return times * sum(inner)
+        return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
+    if name == "pallas_call":
+        return math.prod(params["grid_mapping"].static_grid)
+    return 1

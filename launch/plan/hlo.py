@@ -72,20 +72,23 @@ def parse(text: str) -> Module:
     Raises:
         ValueError: a text without an entry computation.
     """
-    computations: dict[str, list[Instruction]] = {}
+    lines: dict[str, list[str]] = {}  # of the instructions of each computation
     current, entry = "", ""
     for line in text.splitlines():
         header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line)
         if header and not line.startswith(" "):
             current = header[2]
-            computations[current] = []
+            lines[current] = []
             entry = current if header[1] else entry
         elif line.startswith("  ") and " = " in line and current:
-            computations[current].append(_instruction(line, current))
-        elif line.startswith("}"):
+            lines[current].append(line)
+        elif re.match(r"\}(,|\s*$)", line):
             current = ""
+        elif current and lines[current]:  # the metadata of a kernel goes over several lines
+            lines[current][-1] += line
     if not entry:
         raise ValueError("the text has no ENTRY computation: give the as_text() of a compiled program")
+    computations = {name: [_instruction(line, name) for line in own] for name, own in lines.items()}
     callers = {called: i for instructions in computations.values() for i in instructions for called in _called(i)}
     return Module(computations, entry, _times(computations, entry), callers, _frames(text))
 

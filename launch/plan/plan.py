@@ -62,7 +62,7 @@ class Plan:
     collective_seconds: dict[str, float]  # by mesh axes, joined with "+"
     step_seconds: float | None  # the longest of compute, memory and wires: everything overlaps
     serial_step_seconds: float | None  # their sum: nothing overlaps
-    mfu_bound: float | None  # useful FLOPs over the peak, in step_seconds
+    mfu_bound: float | None  # useful FLOPs, as far as they are executed, over the peak, in step_seconds
     tokens_per_step: int
     tokens_per_day: float | None  # in steps of step_seconds
     tokens: float  # budget: what was asked for, or all steps of the config
@@ -237,7 +237,8 @@ def _speed(
         "collective_seconds": {"+".join(axes): seconds for axes, seconds in wires.items()},
         "step_seconds": step,
         "serial_step_seconds": compute + hbm + sum(wires.values()),
-        "mfu_bound": roofline.mfu(useful, step, chip, devices),
+        # A kernel that skips what a window hides executes less than counts as useful: that is no reason for over 100 %.
+        "mfu_bound": roofline.mfu(min(useful, executed), step, chip, devices),
         "tokens_per_day": a_step / step * roofline.SECONDS_A_DAY,
         "days": days,
         "chip_hours": 24 * days * devices / chip.devices,

@@ -105,7 +105,7 @@ def _collectives(collectives: Iterable[Collective]) -> tuple[list[str], list[lis
 def _speed(plan: Plan) -> Mapping[str, str]:
     lines = {
         "work": f"{plan.tokens_per_step:,} tokens a step, {plan.flops_per_step:.3g} useful FLOPs; executed are "
-        f"{plan.executed_flops_per_step:.3g} (recomputation adds, attention that skips what it may not see saves)",
+        f"{plan.executed_flops_per_step:.3g}; both count all positions of causal attention, recomputation adds",
     }
     known = (plan.compute_seconds, plan.memory_seconds, plan.step_seconds, plan.serial_step_seconds)
     compute, memory, step, serial = (seconds or 0.0 for seconds in known)

@@ -34,26 +34,25 @@ def collective_seconds(
     """
     seconds: dict[tuple[str, ...], float] = {}
     for c in collectives:
-        n = math.prod(mesh.shape[axis] for axis in c.axes)
+        n = len(c.group)
         share = 1.0 if c.kind == "collective-permute" else (n - 1) / n
         sent = c.bytes * c.times * share * (2 if c.kind == "all-reduce" else 1)
         both_ways = c.kind != "collective-permute"
-        wires = bandwidth(c.axes, mesh, chip, places, both_ways=both_ways)
+        wires = bandwidth(c.group, mesh, chip, places, both_ways=both_ways)
         seconds[c.axes] = seconds.get(c.axes, 0.0) + sent / wires
     return seconds
 
 
 def bandwidth(
-    axes: Sequence[str], mesh: Mesh, chip: Chip, places: Mapping[Any, Sequence[int]], *, both_ways: bool = True
+    group: Sequence[int], mesh: Mesh, chip: Chip, places: Mapping[Any, Sequence[int]], *, both_ways: bool = True
 ) -> float:
-    """Bytes/s with which one device talks along mesh axes.
+    """Bytes/s with which one device talks in a group, given by its places on the mesh.
 
-    Over the network where they cross slices or machines; else over NVLink, or over the ICI links of all the dimensions
-    of the torus that the axes run along: both ways at once where a dimension is a ring, one way else.
+    Over the network where it crosses slices or machines; else over NVLink, or over the ICI links of all the dimensions
+    of the torus that the group runs along: both ways at once where a dimension is a ring, one way else.
     """
-    index = tuple(slice(None) if axis in axes else 0 for axis in mesh.axis_names)
-    group = np.array([places[device] for device in np.ravel(mesh.devices[index])])
-    varies = (group != group[:1]).any(axis=0)
+    at = np.array([places[mesh.devices.flat[place]] for place in group])
+    varies = (at != at[:1]).any(axis=0)
     if varies[0]:
         return chip.network_bandwidth
     if not chip.torus:
@@ -72,7 +71,7 @@ def _ring(size: int, chip: Chip) -> bool:
 def places_of(devices: Sequence[Any], chip: Chip, sizes: Sequence[int]) -> dict[Any, tuple[int, ...]]:
     """(slice or machine, coordinates …) of each device; of emulated ones as if they were counted through `sizes`."""
     places = {}
-    per_slice = math.prod(sizes) * chip.devices if chip.torus else GPUS_OF_A_MACHINE
+    per_slice = math.prod(sizes) * chip.devices if chip.torus else min(GPUS_OF_A_MACHINE, math.prod(sizes))
     for number, device in enumerate(devices):
         coordinates = getattr(device, "coords", None)
         if coordinates is not None:

@@ -1,12 +1,14 @@
 """Collectives of hand-made programs whose messages are known, and of texts in every form that XLA writes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from launch.plan.collectives import Collective, collectives
+from launch.plan.collectives import collectives
 from launch.plan.hlo import array_bytes, parse
 
 
@@ -20,6 +22,10 @@ def of(function, on):
     mapped = jax.shard_map(function, mesh=on, in_specs=P(("data", "tensor")), out_specs=P(None), check_vma=False)
     compiled = jax.jit(mapped).lower(jax.ShapeDtypeStruct((64, 8), jnp.float32)).compile()
     return collectives(compiled.as_text(), on)
+
+
+def told(text, on):
+    return [(c.kind, c.axes, c.bytes, c.times, c.where) for c in collectives(text, on)]
 
 
 def test_kind_axis_and_bytes_of_each():
@@ -112,7 +118,7 @@ ENTRY %main (p: f32[16]) -> f32[16] {{
 )
 def test_every_way_to_write_groups(groups, axes):
     text = program(f"all-reduce(%p), channel_id=1, replica_groups={groups}, use_global_device_ids=true, to_apply=%add")
-    assert collectives(text, mesh(data=2, tensor=4)) == [Collective("all-reduce", axes, 64, 1, "")]
+    assert told(text, mesh(data=2, tensor=4)) == [("all-reduce", axes, 64, 1, "")]
 
 
 def test_an_asynchronous_pair_counts_once():
@@ -126,9 +132,9 @@ ENTRY %main (p: bf16[16]) -> bf16[128] {
   ROOT %done = bf16[128]{0:T(256)} all-gather-done(%start)
 }
 """
-    assert collectives(text, mesh(data=2, tensor=4)) == [
-        Collective("all-gather", ("data", "tensor"), 256, 1, ""),
-        Collective("collective-permute", ("tensor",), 32, 1, ""),
+    assert told(text, mesh(data=2, tensor=4)) == [
+        ("all-gather", ("data", "tensor"), 256, 1, ""),
+        ("collective-permute", ("tensor",), 32, 1, ""),
     ]
 
 
@@ -156,10 +162,43 @@ ENTRY %main (p: f32[2]) -> f32[2] {{
 {main}  ROOT %r = f32[2]{{0}} fusion(%f.2), kind=kCustom, calls=%all-reduce-scatter.1, metadata={{op_name="f/grads"}}
 }}
 """
-    assert collectives(text, mesh(data=2, tensor=4)) == [
-        Collective("all-gather", ("data", "tensor"), 64, 1, ""),
-        Collective("reduce-scatter", ("data",), 64, 1, "f/grads"),
+    assert told(text, mesh(data=2, tensor=4)) == [
+        ("all-gather", ("data", "tensor"), 64, 1, ""),
+        ("reduce-scatter", ("data",), 64, 1, "f/grads"),
     ]
+
+
+SENT = "channel_id=1, is_host_transfer=true, frontend_attributes={_xla_megascale_target=%s"
+SENT += ',_xla_megascale_transfer_type="%s"}'
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "expected"),
+    [
+        ('"{1,2}x{0:3}"', "ALL_REDUCE", ("all-reduce", ("data",), 64, (0, 4))),
+        ('"{1:2}x{0:3}"', "ALL_GATHER", ("all-gather", ("data",), 128, (0, 4))),
+        ("{{200000->100001},{200001->100000}}", "ONE_TO_ONE", ("collective-permute", ("data", "tensor"), 64, (5, 0))),
+    ],
+)
+def test_what_goes_between_slices(target, kind, expected):
+    """A program for two slices of four devices counts those of one: an all-reduce inside, then one to the other."""
+    Device = dataclasses.make_dataclass("Device", ["id", "slice_index"], frozen=True)
+    devices = [Device(n, n // 4) for n in (3, 1, 2, 0, 7, 5, 6, 4)]
+    on = jax.sharding.Mesh(np.array(devices).reshape(2, 4), ("data", "tensor"))
+    text = f"""HloModule step
+
+ENTRY %main (p: f32[16]) -> f32[16] {{
+  %p = f32[16]{{0}} parameter(0)
+  %sum = f32[16]{{0}} all-reduce(%p), replica_groups=[2,2]<=[4], to_apply=%add
+  %after = token[] after-all()
+  %other = (f32[16]{{0}}, u32[], token[]) send(%p, %after), channel_id=9, is_host_transfer=true
+  %sent = (f32[16]{{0}}, u32[], token[]) send(%sum, %after), {SENT % (target, kind)}
+  ROOT %out = f32[16]{{0}} copy(%sum)
+}}
+"""
+    inside, between = [(c.kind, c.axes, c.bytes, c.group) for c in collectives(text, on)]
+    assert inside == ("all-reduce", ("tensor",), 64, (0, 1))
+    assert between == expected
 
 
 def test_rounds_of_a_loop_from_its_counter():
@@ -189,6 +228,17 @@ ENTRY %main (p: f32[16]) -> (s32[], f32[16]) {
 }
 """
     assert [c.times for c in collectives(text, mesh(data=2, tensor=4))] == [5]
+
+
+def test_a_kernel_over_several_lines_does_not_end_its_computation():
+    """As TPU programs write splash attention."""
+    kernel = """f32[16]{0} custom-call(%p), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 128}"
+}}, metadata={op_name="splash" stack_frame_id=3}
+  %sum = f32[16]{0} all-reduce(%p), replica_groups=[1,8]<=[8], to_apply=%add"""
+    text = program("negate(%p)").replace("  ROOT", f"  %kernel = {kernel}\n  ROOT")
+    assert told(text, mesh(data=2, tensor=4)) == [("all-reduce", ("data", "tensor"), 64, 1, "")]
+    assert [i.op_name for i in parse(text).instructions() if i.name == "kernel"] == ["splash"]
 
 
 def test_bytes_of_types():

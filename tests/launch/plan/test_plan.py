@@ -5,7 +5,9 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 from ml_collections import ConfigDict
 
 from launch.experiment import read
@@ -16,9 +18,13 @@ from launch.plan.plan import Plan, plan, stand_in
 from launch.plan.topology import COMPILED, EMULATED
 from launch.program import Program, assemble
 from model.config import flops_per_sequence
+from model.kernels import splash
+from model.mask import MaskSpec
+from model.sharding import ShardingRules
 from tests import tiny
 from tests.launch.plan.tiny_plans import tiny_config
-from train.mesh import place_batch
+from train.chips import CHIPS
+from train.mesh import place_batch, single_device_mesh
 
 MESHES = [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}]
 
@@ -88,6 +94,40 @@ def test_recomputation_is_counted():
     assert flops(config) - once in (tokens * 2 * block, tokens * 2 * (block - 2 * 4 * 32**2))
 
 
+def test_a_kernel_counts_in_each_cell_of_its_grid():
+    def kernel(x, y, out):
+        out[...] = x[...] @ y[...]
+
+    whole, part = jax.ShapeDtypeStruct((24, 16), jnp.float32), pl.BlockSpec((8, 16), lambda i: (i, 0))
+    call = pl.pallas_call(
+        kernel,
+        grid=(3,),
+        in_specs=[part, pl.BlockSpec((16, 16), lambda i: (0, 0))],
+        out_specs=part,
+        out_shape=whole,
+    )
+    traced = jax.make_jaxpr(call)(whole, jax.ShapeDtypeStruct((16, 16), jnp.float32))
+    assert executed_flops(traced) == 2 * 24 * 16 * 16
+
+
+def test_splash_attention_executes_no_less_than_is_useful():
+    """Both count all positions: 2 products forward; 5 backward, and 2 more since each of its two kernels makes scores.
+
+    Only traced: nothing here runs a TPU's kernel.
+    """
+    B, H, T, K = 2, 4, 256, 64
+    one = jax.ShapeDtypeStruct((B, H, T, K), jnp.bfloat16)
+
+    def loss(q_BHTK, k_BHTK, v_BHTK):
+        return splash(q_BHTK, k_BHTK, v_BHTK, MaskSpec(causal=True), 1.0, 0.0, ShardingRules()).sum()
+
+    with jax.set_mesh(single_device_mesh()):
+        forward = executed_flops(jax.make_jaxpr(loss)(one, one, one))
+        both = executed_flops(jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(one, one, one))
+    product = 2 * B * H * T * T * K
+    assert forward == 2 * product and both == 9 * product + 2 * B * H * T * K  # o times its gradient, summed over K
+
+
 def test_vocabularies_without_a_corpus():
     config = tiny_config(data=8)
     config.data.tokenizer, config.data.tokenizer_vocab, config.model.vocab_size = "sentencepiece", 300, 0
@@ -114,6 +154,24 @@ def test_a_step_compiled_for_a_real_tpu(name):
     assert {axis for c in planned.collectives for axis in c.axes} == {"fsdp", "tensor"}
     assert planned.step_seconds and planned.serial_step_seconds and planned.mfu_bound
     assert planned.step_seconds <= planned.serial_step_seconds and 0 < planned.mfu_bound < 1
+
+
+@pytest.mark.slow
+def test_slices_of_a_real_tpu_talk_over_the_network():
+    """Gradients of all weights go between the two slices once a step, in bfloat16 or f32, a quarter on each device."""
+    pytest.importorskip("libtpu")
+    config = tiny_config(data=8)
+    config.model.update(embed_dim=256, head_dim=64, max_length=128, compute_dtype="bfloat16")
+    planned = plan(config, "v5e:2x2", slices=2)
+    assert planned.num_chips == 8 and planned.mesh["data"] == 8
+    between = [c for c in planned.collectives if {place // 4 for place in c.group} == {0, 1}]
+    sent, parameters = sum(c.bytes * c.times for c in between), planned.bytes["parameters"]
+    assert {c.kind for c in between} == {"all-reduce"} and {c.axes for c in between} == {("data",)}
+    assert parameters / 2 / 4 <= sent <= 1.1 * parameters
+    inside = [c for c in planned.collectives if c not in between]
+    assert inside and all(len(c.group) <= 4 for c in inside)
+    assert planned.collective_seconds["data"] >= sent / CHIPS["v5e"].network_bandwidth
+    assert planned.mfu_bound and 0 < planned.mfu_bound < 1
 
 
 def test_a_step_that_does_not_fit_is_a_plan_too(monkeypatch):

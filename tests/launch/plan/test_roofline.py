@@ -20,25 +20,46 @@ def mesh(**sizes):
     return jax.sharding.Mesh(np.array(jax.devices()).reshape(tuple(sizes.values())), tuple(sizes))
 
 
+def along(on, *axes):
+    """The places of the devices along axes, from the first on."""
+    index = tuple(slice(None) if axis in axes else 0 for axis in on.axis_names)
+    return np.arange(on.size).reshape(on.devices.shape)[index].ravel()
+
+
 def test_links_of_an_axis():
     places = places_of(jax.devices(), V5P, (2, 4, 1))
     on = mesh(data=2, fsdp=4)
-    assert bandwidth(("fsdp",), on, V5P, places) == 200e9  # four in a ring: both ways at once
-    assert bandwidth(("data",), on, V5P, places) == 100e9  # two on a line
-    assert bandwidth(("data", "fsdp"), on, V5P, places) == 300e9
+    assert bandwidth(along(on, *("fsdp",)), on, V5P, places) == 200e9  # four in a ring: both ways at once
+    assert bandwidth(along(on, *("data",)), on, V5P, places) == 100e9  # two on a line
+    assert bandwidth(along(on, *("data", "fsdp")), on, V5P, places) == 300e9
     flat = places_of(jax.devices(), V5E, (2, 4))
-    assert bandwidth(("fsdp",), on, V5E, flat) == 50e9  # a ring from 16 on
+    assert bandwidth(along(on, *("fsdp",)), on, V5E, flat) == 50e9  # a ring from 16 on
 
 
 def test_slices_and_machines_are_joined_by_the_network():
     on = mesh(data=2, fsdp=4)
     slices = places_of(jax.devices(), V5P, (2, 2, 1))
-    assert bandwidth(("data",), on, V5P, slices) == V5P.network_bandwidth
-    assert bandwidth(("fsdp",), on, V5P, slices) == 200e9  # two lines
+    assert bandwidth(along(on, *("data",)), on, V5P, slices) == V5P.network_bandwidth
+    assert bandwidth(along(on, *("fsdp",)), on, V5P, slices) == 200e9  # two lines
     one_machine = places_of(jax.devices(), H100, (8,))
-    assert bandwidth(("data", "fsdp"), on, H100, one_machine) == 450e9
+    assert bandwidth(along(on, *("data", "fsdp")), on, H100, one_machine) == 450e9
     two = {device: (number // 4, number) for number, device in enumerate(jax.devices())}
-    assert bandwidth(("data",), on, H100, two) == H100.network_bandwidth
+    assert bandwidth(along(on, *("data",)), on, H100, two) == H100.network_bandwidth
+
+
+def test_part_of_an_axis_that_stays_in_a_slice_does_not_use_the_network():
+    """An all-reduce over eight devices of two slices: four inside at the speed of links, then two over the network."""
+    on, places = mesh(data=8), places_of(jax.devices(), V5P, (2, 2, 1))
+    of = [Collective("all-reduce", ("data",), 10**9, 1, "", group) for group in ((0, 1, 2, 3), (0, 4))]
+    inside, between = (collective_seconds([c], on, V5P, places)["data",] for c in of)
+    assert inside == pytest.approx(2 * 3 / 4 * 1e9 / 200e9) and between == pytest.approx(1e9 / V5P.network_bandwidth)
+
+
+def test_small_machines_are_joined_by_the_network_too():
+    """Two machines of four GPUs, as --topology=h100:4 --slices=2 asks for."""
+    on, places = mesh(data=2, fsdp=4), places_of(jax.devices(), H100, (4,))
+    assert bandwidth(along(on, "data"), on, H100, places) == H100.network_bandwidth
+    assert bandwidth(along(on, "fsdp"), on, H100, places) == 450e9
 
 
 @pytest.mark.parametrize(
@@ -54,7 +75,7 @@ def test_slices_and_machines_are_joined_by_the_network():
 def test_seconds_of_a_ring(kind, seconds):
     """200 GB, half at a time, round four devices with 200 GB/s; a permute goes one way only."""
     on, places = mesh(data=2, fsdp=4), places_of(jax.devices(), V5P, (2, 4, 1))
-    found = collective_seconds([Collective(kind, ("fsdp",), 100 * 10**9, 2, "")], on, V5P, places)
+    found = collective_seconds([Collective(kind, ("fsdp",), 100 * 10**9, 2, "", (0, 1, 2, 3))], on, V5P, places)
     assert found == {("fsdp",): pytest.approx(seconds)}
 
 

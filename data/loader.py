@@ -1,6 +1,11 @@
 """Batches as a function of (seed, step), whatever the number of processes; held-out batches that count every token."""
 
-from collections.abc import Iterator, Sequence
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from multiprocessing import parent_process, resource_tracker
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -80,8 +85,11 @@ class BatchLoader:
                 batch[name][at] = values
         return batch
 
-    def iterate(self, start_step: int) -> Iterator[Batch]:
-        """batch(start_step), batch(start_step + 1), ... without end, prepared ahead in a thread, or in `workers`."""
+    def iterate(self, start_step: int) -> Generator[Batch, None, None]:
+        """batch(start_step), batch(start_step + 1), ... without end, prepared ahead in a thread, or in `workers`.
+
+        Close it: workers end with it, and with this process. A signal to all of them is for this process alone.
+        """
         import grain  # a second of import, which `data.loader` alone should not cost
 
         if start_step < 0:
@@ -90,12 +98,12 @@ class BatchLoader:
         # One thread: the work is short and mostly under Python's lock, more of them only fight for it.
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._prefetch)
         if not self._workers:
-            return iter(batches.to_iter_dataset(options))
+            return _until_closed(batches.to_iter_dataset(options))
         if not flags.FLAGS.is_parsed():  # Grain asks for its own when it starts a process
             flags.FLAGS.mark_as_parsed()
         ahead = max(self._prefetch, 1)
         processes = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=ahead)
-        return iter(batches.to_iter_dataset(options).mp_prefetch(processes))
+        return _until_closed(batches.to_iter_dataset(options).mp_prefetch(processes, _end_with_parent), hushed=True)
 
     def epochs(self, step: int) -> dict[str, float]:
         """Epochs of each part (of "", where there is one) that the batches before `step` hold."""
@@ -107,6 +115,50 @@ class BatchLoader:
         """Examples `number_N` of a part; `index_N`, those in the run, decide what is drawn for them."""
         rows_N = self._orders[part](number_N)
         return _examples(self._parts[part], rows_N, index_N, self._key)
+
+
+def _until_closed(batches: Iterable[Batch], *, hushed: bool = False) -> Generator[Batch, None, None]:
+    """What `batches` has, and its end when this is closed. `hushed`: processes that it starts hear no signal to stop.
+
+    They inherit that from the thread that starts them. Ctrl-C, and many a cluster, signal every process of a run, and
+    the one that trains still needs batches on its way to the last checkpoint.
+    """
+    iterator: Any = iter(batches)
+    try:
+        if hushed:
+            yield _owned(_first_hushed(iterator))
+            yield from map(_owned, iterator)
+        else:
+            yield from iterator
+    finally:
+        iterator.close()
+
+
+def _first_hushed(iterator: Iterator[Batch]) -> Batch:
+    """The first of `iterator`, which starts its processes for it."""
+    resource_tracker.ensure_running()  # as a worker starts it, it would unblock the signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        return next(iterator)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _owned(batch: Batch) -> Batch:
+    """A copy: the arrays of a worker lie in shared memory, and jax may hold the last ones until Python has ended."""
+    return {name: np.array(values) for name, values in batch.items()}
+
+
+def _end_with_parent(*_: int) -> None:
+    """In a worker: ends it when the process that reads its batches is gone, whatever ended that."""
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def held_out_batches(rows: Rows, *, batch_size: int, max_sequences: int) -> Iterator[Batch]:

@@ -1,5 +1,8 @@
 import dataclasses
 import itertools
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -189,6 +192,22 @@ def test_batches_of_workers_are_those_of_the_thread(documents, tmp_path):
         alone = itertools.islice(BatchLoader(rows, global_batch=4, seed=0).iterate(5), 7)
         helped = itertools.islice(BatchLoader(rows, global_batch=4, seed=0, workers=2, prefetch=1).iterate(5), 7)
         assert all(same(*pair) for pair in zip(alone, helped, strict=True))
+
+
+@pytest.mark.slow
+def test_workers_hear_no_signal_and_end_with_the_iterator(documents):
+    rows = packed_rows(documents, "causal", "chunk")
+    alone = BatchLoader(rows, global_batch=4, seed=0)
+    batches = BatchLoader(rows, global_batch=4, seed=0, workers=2, prefetch=1).iterate(0)
+    assert same(next(batches), alone.batch(0))
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker, number in itertools.product(workers, (signal.SIGINT, signal.SIGTERM)):
+        os.kill(worker.pid, number)
+    for step in range(1, 40):
+        assert same(next(batches), alone.batch(step))
+    batches.close()
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_a_curriculum_reaches_the_batches(documents):

@@ -1,5 +1,6 @@
 """Training as a user starts it: whole runs of a tiny config, resumed, killed, refused."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -151,13 +153,18 @@ def test_more_steps_continue_a_complete_run(tmp_path, capsys):
     config.optimizer.schedule = "constant"
     config.train.steps = 6
     assert train.run(config) == train.DONE
-    config.train.steps = 12
-    with pytest.raises(ValueError, match="steps:6-8: this run does steps 7 to 12"):
-        train.run(config, profile=ProfileSteps(6, 8))
+    config.train.steps = 9
     assert train.run(config, profile=ProfileSteps(8, 9)) == train.DONE
-    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    assert len(list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))) == 1
+    # The same command again goes on: what is behind is not traced again.
+    config.train.steps = 12
+    with pytest.raises(ValueError, match="steps:8-13: this run has 12 steps"):
+        train.run(config, profile=ProfileSteps(8, 13))
+    assert train.run(config, profile=ProfileSteps(8, 9)) == train.DONE
+    assert len(list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))) == 1
     said = capsys.readouterr().out
-    assert "changed since the run began: train.steps: 6 -> 12" in said and "resuming after step 6" in said
+    assert "profile    steps 8 to 9 are behind: no trace" in said
+    assert "changed since the run began: train.steps: 6 -> 9" in said and "resuming after step 6" in said
     whole = tiny.config(tmp_path)
     whole.optimizer.schedule = "constant"
     whole.update_from_flattened_dict({"train.steps": 12, "run.dir": str(tmp_path / "whole")})
@@ -217,8 +224,16 @@ def test_tokeniser_larger_than_the_table_is_an_error(tmp_path):
 
 
 def start(config_file, *flags):
+    """A process group of its own."""
     command = [sys.executable, "-m", "tessera", "train", f"--config={config_file}", "--devices=1", *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ})
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ},
+        process_group=0,
+    )
 
 
 def wait_for_step(process, folder, step):
@@ -268,3 +283,36 @@ def test_kill_9_and_ctrl_c_then_the_same_command_gives_the_unbroken_run(tmp_path
     assert len(losses[0]) == 300 and losses[0] == losses[1]
     lost = [read_metrics(folder / "run")[-1]["time/lost"] for folder in (broken, whole)]
     assert lost[0] > 0 == lost[1]  # what the killed process did behind its last checkpoint
+
+
+def members(group):
+    """The processes of a group that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its = stat.read_text().rpartition(")")[2].split()[:3]
+            found += [int(stat.parent.name)] if int(its) == group and state != "Z" else []
+    return found
+
+
+@pytest.mark.slow
+def test_workers_wait_for_the_last_checkpoint_and_outlive_no_run(tmp_path):
+    (tmp_path / "config.py").write_text(FILE.format(folder=str(tmp_path)))
+    flags = ("--config.data.workers=2", "--config.train.steps=100000")
+    process = start(tmp_path / "config.py", *flags)
+    wait_for_step(process, tmp_path, 10)
+    assert len(members(process.pid)) >= 3
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 75 and re.search(r"stopped by SIGINT: step \d+ is saved", said), said
+    assert "Traceback" not in said and "leaked" not in said, said
+
+    done = len(read_metrics(tmp_path / "run"))
+    process = start(tmp_path / "config.py", *flags)
+    wait_for_step(process, tmp_path, done + 10)
+    process.kill()
+    process.communicate(timeout=60)
+    until = time.monotonic() + 60
+    while left := members(process.pid):
+        assert time.monotonic() < until, left
+        time.sleep(0.1)

@@ -114,9 +114,12 @@ class ModelConfig:
         self._check_experts()
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"model.dropout is {self.dropout}: it must be at least 0 and below 1")
-        for field in ("attention_scale", "attention_softcap", "logits_softcap", "window"):
-            if getattr(self, field) < 0:
+        for field in ("attention_scale", "attention_softcap", "logits_softcap", "window", "remat_bytes"):
+            if not 0 <= getattr(self, field) < float("inf"):
                 raise ValueError(f"model.{field} is {getattr(self, field)}: it must be positive, or 0 for none")
+        for field in ("init_std", "rope_theta", "rope_factor", "rope_low_factor", "rope_high_factor"):
+            if not 0 < getattr(self, field) < float("inf"):
+                raise ValueError(f"model.{field} is {getattr(self, field)}: it must be positive and finite")
         if not 0 <= self.scan_unroll <= self.num_layers:
             raise ValueError(
                 f"model.scan_unroll is {self.scan_unroll}: use 1 to {self.num_layers} (num_layers), or 0 for all"
@@ -201,11 +204,8 @@ class ModelConfig:
                 f"model.relative_buckets {self.relative_buckets} tell {most} distances apart one by one: that must be "
                 f"at least 1 and below model.relative_max_distance {self.relative_max_distance}"
             )
-        if self.rope_theta <= 0 or self.rope_original_length < 1:
-            raise ValueError(
-                f"model.rope_theta {self.rope_theta} and rope_original_length {self.rope_original_length} must be "
-                "positive"
-            )
+        if self.rope_original_length < 1:
+            raise ValueError(f"model.rope_original_length is {self.rope_original_length}: it must be at least 1")
 
     def _check_head(self) -> None:
         if (self.architecture == "encoder") == (self.head == "lm"):
@@ -240,7 +240,7 @@ class ModelConfig:
                 f"model.remat_offload is {self.remat_offload!r} with model.remat {self.remat!r}: use remat 'full', or "
                 "name the activations that stay on the device"
             )
-        if self.remat_bytes < 0 or (self.remat == "budget") != (self.remat_bytes > 0):
+        if (self.remat == "budget") != (self.remat_bytes > 0):
             raise ValueError(
                 f"model.remat_bytes is {self.remat_bytes:g} with model.remat {self.remat!r}: remat 'budget' needs a "
                 "positive number of bytes, such as 8e9, and the others 0"

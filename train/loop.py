@@ -48,8 +48,8 @@ class TrainConfig:
             if getattr(self, field) < 1:
                 raise ValueError(f"train.{field} is {getattr(self, field)}: it must be at least 1")
         for field in ("eval_every", "eval_sequences", "sample_every", "sample_temperature"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"train.{field} is {getattr(self, field)}: it must not be negative")
+            if not 0 <= getattr(self, field) < float("inf"):
+                raise ValueError(f"train.{field} is {getattr(self, field)}: it must be finite and not negative")
 
 
 def train(

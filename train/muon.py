@@ -15,10 +15,10 @@ from jax.sharding import PartitionSpec
 
 from model.parameters import Weight
 from model.sharding import ShardingRules, mesh_axes
+from train.matrices import sides
 
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steep at 0, not exact at 1
-COUNTED_AXES = ("layers", "experts", "gates")  # one matrix for each index
 OUTER_AXES = ("vocab", "head")  # of output projections, which Muon is not for
 UPDATE_RMS = 0.2  # of an AdamW update, about
 
@@ -41,27 +41,23 @@ class Matrices:
 
 
 def matrices(weight: Weight, rules: ShardingRules) -> Matrices | None:
-    """The matrices of a hidden weight, one side of which is the residual stream, or None: not for Muon.
-
-    A query kernel ("layers", "embed", "heads", "head_dim") is a D x HK matrix for each layer.
-    """
+    """The matrices of a hidden weight, one side of which is the residual stream, or None: not for Muon."""
     if weight.role != "kernel" or set(OUTER_AXES) & set(weight.axes):
         return None
     lies = [mesh_axes(getattr(rules, axis)) for axis in weight.axes]
     # What is cut comes first: only then are the matrices of a device one part of the stack.
-    counted = sorted((i for i, axis in enumerate(weight.axes) if axis in COUNTED_AXES), key=lambda i: not lies[i])
-    embed = [i for i, axis in enumerate(weight.axes) if axis == "embed"]
-    other = [i for i in range(len(weight.axes)) if i not in counted and i not in embed]
+    counted, embed, other = sides(weight)
+    counted = tuple(sorted(counted, key=lambda i: not lies[i]))
     if not embed or not other:
         return None
 
-    def size(dimensions: list[int]) -> int:
+    def size(dimensions: tuple[int, ...]) -> int:
         return math.prod(weight.shape[i] for i in dimensions)
 
     # The iteration maps a transposed matrix to the transposed result: the shorter side first is the cheaper way.
     rows, columns = (embed, other) if size(embed) <= size(other) else (other, embed)
 
-    def on(dimensions: list[int]) -> tuple[str, ...]:
+    def on(dimensions: tuple[int, ...]) -> tuple[str, ...]:
         return tuple(axis for i in dimensions for axis in lies[i])
 
     return Matrices(

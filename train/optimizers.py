@@ -10,10 +10,13 @@ import optax
 
 from model.parameters import Weight
 from model.sharding import ShardingRules
+from train.adafactor import scale_by_adafactor
 from train.muon import matrices, orthogonalize
 
 OPTIMIZERS = ("adamw", "sgd", "adafactor", "lion", "muon")
 MOMENTS = ("float32", "bfloat16")
+BF16_UNIT = 2.0**-7  # of 1: an average that moves by this share rests, rounded, at up to twice what it averages
+DECAYS = {"adamw": ("b1", "b2"), "sgd": ("b1",), "lion": ("b2",), "muon": ("muon_momentum", "b1", "b2")}  # of moments
 SCHEDULES = ("constant", "cosine", "linear", "inverse_sqrt", "wsd")
 TRANSFERRED = ("adamw", "lion")  # by model.base_width
 DECAYED_ROLES = ("kernel", "embedding")  # biases and norm scales are not pulled to zero
@@ -51,17 +54,39 @@ class OptimizerConfig:
         for field in ("b1", "b2", "muon_momentum"):
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise ValueError(f"optimizer.{field} is {getattr(self, field)}: it must be at least 0 and below 1")
-        if self.moments_dtype != "float32" and self.name == "sgd" and not self.b1:
-            raise ValueError(
-                f"optimizer.moments_dtype is {self.moments_dtype!r}: SGD with optimizer.b1=0 keeps no moments. "
-                "Use float32, or a b1 above 0"
-            )
+        self._check_moments()
         for field in ("final_lr_fraction", "decay_fraction"):
             if not 0.0 <= getattr(self, field) <= 1.0:
                 raise ValueError(f"optimizer.{field} is {getattr(self, field)}: it must be from 0 to 1")
         for field in ("peak_lr", "warmup_steps", "weight_decay", "clip_norm", "epsilon"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"optimizer.{field} is {getattr(self, field)}: it must not be negative")
+            if not 0 <= getattr(self, field) < float("inf"):
+                raise ValueError(f"optimizer.{field} is {getattr(self, field)}: it must be finite and not negative")
+
+    def _check_moments(self) -> None:
+        """There are moments to keep elsewhere, and averages in bf16 move."""
+        default = {"moments_dtype": "float32", "offload": False}
+        for field, value in default.items():
+            if getattr(self, field) != value and self.name == "sgd" and not self.b1:
+                raise ValueError(
+                    f"optimizer.{field} is {getattr(self, field)!r}: SGD with optimizer.b1=0 keeps no moments. "
+                    f"Use {value}, or a b1 above 0"
+                )
+        if self.moments_dtype == "float32" or self.stochastic_rounding:
+            return
+        if self.name == "adafactor":
+            raise ValueError(
+                "optimizer.moments_dtype is 'bfloat16': the averages of Adafactor move by step^-0.8 of the way, from "
+                f"step {round(BF16_UNIT**-1.25)} on less than bf16 resolves ({BF16_UNIT:.1g}), and would stand still. "
+                "Set optimizer.stochastic_rounding=True, or moments_dtype=float32"
+            )
+        for field in DECAYS[self.name]:
+            if 1 - getattr(self, field) < BF16_UNIT:
+                raise ValueError(
+                    f"optimizer.moments_dtype is 'bfloat16' with {field} {getattr(self, field)}: its average moves by "
+                    f"{1 - getattr(self, field):.2g} of the way a step, less than bf16 resolves ({BF16_UNIT:.1g}), and "
+                    f"would stand still. Set optimizer.stochastic_rounding=True, a {field} of at most "
+                    f"{1 - BF16_UNIT:.3g}, or moments_dtype=float32"
+                )
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -120,8 +145,7 @@ def make_optimizer(
         "adamw": lambda: optax.scale_by_adam(c.b1, c.b2, c.epsilon),
         "lion": lambda: optax.scale_by_lion(c.b1, c.b2),
         "sgd": lambda: optax.trace(c.b1) if c.b1 else optax.identity(),
-        # Shazeer & Stern 2018, without the relative step: the schedule is ours.
-        "adafactor": lambda: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
+        "adafactor": lambda: scale_by_adafactor(weights),
         "muon": lambda: _muon(c, weights, rules),
     }[c.name]()
     decayed = jax.tree.map(lambda weight: weight.role in DECAYED_ROLES, weights)

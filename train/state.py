@@ -4,14 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from model import parameters
-from model.parameters import Params, Weight
+from model.parameters import Params
 from model.sharding import ShardingRules
 
 
@@ -49,27 +48,16 @@ def _optimizer_shardings(opt_state: Any, weights: Params, rules: ShardingRules, 
     by_path = {path: weight for path, weight in jax.tree_util.tree_leaves_with_path(weights)}
 
     def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        if leaf.size <= 1:  # counters, and the placeholders of Adafactor
+        if leaf.size <= 1:  # counters
             return NamedSharding(mesh, PartitionSpec())
         weight = next((by_path[path[i:]] for i in range(len(path)) if path[i:] in by_path), None)
-        if weight is not None:
-            for axes, shape in _statistics(weight, path):
-                if shape == leaf.shape:
-                    return NamedSharding(mesh, rules.spec(*axes))
+        if weight is not None and len(weight.shape) == len(leaf.shape):
+            pairs = list(zip(leaf.shape, weight.shape, strict=True))
+            if all(size in (whole, 1) for size, whole in pairs):  # 1: averaged over
+                whole = [axis if a == b else None for axis, (a, b) in zip(weight.axes, pairs, strict=True)]
+                return NamedSharding(mesh, rules.spec(*whole))
         raise ValueError(
             f"optimiser leaf {jax.tree_util.keystr(path)} {leaf.shape} belongs to no weight: cannot shard it"
         )
 
     return jax.tree_util.tree_map_with_path(place, opt_state)
-
-
-def _statistics(weight: Weight, path: tuple[Any, ...]) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
-    """Logical axes and shape of what an optimiser may keep for a weight: the same, or Adafactor's sums over a side."""
-    names = {getattr(key, "name", None) for key in path}
-    dropped = {"v_row": -1, "v_col": -2}  # Optax sums rows over the largest side and columns over the second largest
-    for name, rank in dropped.items():
-        if name in names:
-            gone = int(np.argsort(weight.shape)[rank])
-            axes = tuple(axis for i, axis in enumerate(weight.axes) if i != gone)
-            return [(axes, tuple(size for i, size in enumerate(weight.shape) if i != gone))]
-    return [(weight.axes, weight.shape)]

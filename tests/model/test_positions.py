@@ -121,6 +121,7 @@ def test_llama3_scaling_keeps_short_waves_and_stretches_long_ones():
         ({"architecture": "ngram", "ngram_order": 7}, "use 1 to 6"),
         ({"architecture": "lstm", "prefix_lm": True}, "only a decoder"),
         ({"window": -1}, "must be positive"),
+        *(({name: float("nan")}, f"{name} is nan") for name in ("attention_scale", "logits_softcap", "rope_theta")),
     ],
 )
 def test_choices_that_do_not_go_together_say_so(change, says):

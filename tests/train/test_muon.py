@@ -67,11 +67,8 @@ FORMS = {
 
 def test_momentum_and_size_of_every_form_of_weight():
     """Two updates: Nesterov momentum, then each matrix by its singular values, times 0.2 sqrt(its longer side)."""
-    axes = {name: axes for name, (axes, _) in FORMS.items() if "experts" not in axes}
-    declared = {name: {"kernel": weight(*a, **SIZES)} for name, a in axes.items()}
-    declared["expert"] = {"kernel": Weight((2, 3, 6, 10), jnp.dtype("float32"), FORMS["expert"][0], "kernel")}
-    # There may be no rule for experts yet: the name says how a weight is read, whatever its rule.
-    optimizer = make_optimizer(C, declared, Rules())
+    declared = {name: {"kernel": weight(*axes, **SIZES)} for name, (axes, _) in FORMS.items()}
+    optimizer = make_optimizer(C, declared, RULES)
     one, two = drawn(declared, 1), drawn(declared, 2)
     state = optimizer.init(one)
     _, state = optimizer.update(one, state, one)
@@ -83,8 +80,25 @@ def test_momentum_and_size_of_every_form_of_weight():
             np.testing.assert_allclose(got, 0.2 * max(matrix.shape) ** 0.5 * spectral(matrix), atol=3e-5, err_msg=name)
 
 
-class Rules(ShardingRules):
-    experts = None
+@pytest.mark.parametrize("axes", [{"expert": 4, "fsdp": 2}, {"expert": 2, "tensor": 2, "fsdp": 2}], ids=str)
+def test_experts_on_a_mesh_are_matrices_of_their_own(axes):
+    """(L, E, D, F) kernels cut along the expert axis: the updates of one device, of which a matrix is one expert's."""
+    forms = {"up": ("layers", "experts", "embed", "mlp"), "down": ("layers", "experts", "mlp", "embed")}
+    sizes = {**SIZES, "experts": 4, "embed": 8, "mlp": 12}
+    weights = {name: {"kernel": weight(*a, **sizes)} for name, a in forms.items()}
+    given, optimizer = drawn(weights, 3), make_optimizer(C, weights, RULES)
+
+    def update(mesh):
+        with jax.set_mesh(mesh):
+            params = jax.device_put(given, parameters.shardings(weights, RULES, mesh))
+            return jax.jit(optimizer.update)(params, optimizer.init(params), params)[0]
+
+    one, many = update(tiny.mesh()), update(tiny.mesh(**axes))
+    for name in forms:
+        np.testing.assert_allclose(many[name]["kernel"], one[name]["kernel"], atol=1e-5)
+        nesterov = 1.8 * given[name]["kernel"][1, 3]
+        expected = 0.2 * max(nesterov.shape) ** 0.5 * spectral(nesterov)
+        np.testing.assert_allclose(many[name]["kernel"][1, 3], expected, atol=3e-5)
 
 
 def test_it_is_for_hidden_matrices_alone():

@@ -12,6 +12,7 @@ from model.build import build
 from model.sharding import ShardingRules
 from tests import tiny
 from train.optimizers import make_optimizer, make_schedule
+from train.rounding import nearest, stochastic
 
 C = dataclasses.replace(tiny.OPTIMIZER, peak_lr=1.0, warmup_steps=10, final_lr_fraction=0.1, decay_fraction=0.2)
 
@@ -91,9 +92,50 @@ def test_bf16_moments_are_computed_with_in_f32():
     [
         ({"moments_dtype": "float16"}, "float32, bfloat16"),
         ({"moments_dtype": "bfloat16", "name": "sgd", "b1": 0.0}, "b1 above 0"),
+        ({"offload": True, "name": "sgd", "b1": 0.0}, "offload is True: SGD .* b1 above 0"),
+        ({"moments_dtype": "bfloat16", "b2": 0.999}, "b2 0.999: .* by 0.001 .* at most 0.992"),
+        ({"moments_dtype": "bfloat16", "b1": 0.999}, "b1 0.999"),
+        ({"moments_dtype": "bfloat16", "name": "muon", "muon_momentum": 0.998}, "muon_momentum 0.998"),
+        ({"moments_dtype": "bfloat16", "name": "adafactor"}, "from step 431 on.*stochastic_rounding=True"),
         ({"muon_momentum": 1.0}, "muon_momentum is 1.0"),
+        *(({field: float("nan")}, f"{field} is nan") for field in ("peak_lr", "epsilon", "weight_decay", "clip_norm")),
+        ({"peak_lr": float("inf")}, "peak_lr is inf"),
     ],
 )
 def test_what_means_nothing_is_refused(changes, says):
     with pytest.raises(ValueError, match=says):
         dataclasses.replace(C, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "adamw", "b2": 0.999, "stochastic_rounding": True},
+        {"name": "adafactor", "stochastic_rounding": True},
+        {"name": "adamw", "b2": 0.99},  # the slowest but one that is let through without
+    ],
+    ids=str,
+)
+def test_bf16_averages_follow_a_gradient_that_falls(changes):
+    """1 for a while, then 0.1: second moments come down from near 1 to near 0.01, as those in f32 do."""
+    first, then = 1500, 4500
+    c = dataclasses.replace(C, moments_dtype="bfloat16", **changes)
+    weights = {"kernel": parameters.Weight((64,), jnp.dtype("float32"), ("norm",), "kernel")}
+    params, rounded = {"kernel": jnp.zeros(64)}, stochastic if c.stochastic_rounding else nearest
+
+    def second_moments(c):
+        optimizer = make_optimizer(c, weights, ShardingRules())
+
+        def step(n, state):
+            _, new = optimizer.update({"kernel": jnp.full(64, jnp.where(n < first, 1.0, 0.1))}, state, params)
+            return rounded(new, state, jax.random.key(n))
+
+        state = jax.jit(lambda: jax.lax.fori_loop(0, first + then, step, optimizer.init(params)))()
+        of = next(x for path, x in jax.tree_util.tree_leaves_with_path(state) if {"nu", "each"} & set(names(path)))
+        return float(of.astype(jnp.float32).mean())
+
+    def names(path):
+        return [getattr(key, "name", None) for key in path]
+
+    exact, kept = second_moments(dataclasses.replace(c, moments_dtype="float32")), second_moments(c)
+    assert exact < 0.3 and kept == pytest.approx(exact, rel=0.15 if c.stochastic_rounding else 0.7)

@@ -129,12 +129,14 @@ def test_every_optimiser_trains_the_same_on_a_mesh(name):
         held = math.prod(leaf.sharding.shard_shape(leaf.shape))
         assert leaf.size <= 512 or held < leaf.size, (leaf.shape, leaf.sharding)
     if name == "adafactor":
-        # Of the MLP's (2, 128, 256) kernel: sums over the width 256 keep (layers, embed), over 128 (layers, mlp).
-        factored = state.opt_state[0][0]
-        up = [getattr(factored, name)["decoder"]["layers"]["mlp"]["up"]["kernel"] for name in ("v_row", "v_col")]
-        assert [(x.shape, tuple(x.sharding.spec)) for x in up] == [
-            ((2, 128), (None, "fsdp")),
-            ((2, 256), (None, "tensor")),
+        # Of the MLP's (2, 128, 256) kernel and the query's (2, 128, 4, 32): a mean for each row and each column.
+        layers = [tree["decoder"]["layers"] for tree in (state.opt_state[0].rows, state.opt_state[0].columns)]
+        kernels = [x for tree in layers for x in (tree["mlp"]["up"]["kernel"], tree["attention"]["query"]["kernel"])]
+        assert [(x.shape, tuple(x.sharding.spec)) for x in kernels] == [
+            ((2, 128, 1), ("stage", "fsdp", None)),
+            ((2, 128, 1, 1), ("stage", "fsdp", None, None)),
+            ((2, 1, 256), ("stage", None, "tensor")),
+            ((2, 1, 4, 32), ("stage", None, "tensor", None)),
         ]
 
 

@@ -53,7 +53,9 @@ def build(config: ModelConfig, rules: ShardingRules | None = None, *, stacked: b
     if c.architecture == "ngram":
         return NGram(c.ngram_order)
     init = _initializers(c)
-    embedding = functools.partial(Embedding, c.vocab_size, c.embed_dim, c.scale_embeddings, **_table(c, init.embedding))
+    embedding = functools.partial(
+        Embedding, c.vocab_size, c.embed_dim, c.scale_embeddings, rules, **_table(c, init.embedding)
+    )
     head = _head(c, init, rules)
     if c.architecture in RECURRENT:
         norm = None if c.norm == "none" else _norm(c)
@@ -124,7 +126,12 @@ def _stack(
     )
     added = {
         "learned": functools.partial(
-            positions.LearnedPositions, c.max_length, c.embed_dim, offset=c.position_offset, **_table(c, init.embedding)
+            positions.LearnedPositions,
+            c.max_length,
+            c.embed_dim,
+            rules,
+            offset=c.position_offset,
+            **_table(c, init.embedding),
         ),
         "sinusoidal": functools.partial(positions.SinusoidalPositions, c.embed_dim),
     }

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from model.parameters import declare
+from model.sharding import ShardingRules
 
 Initializer = Callable[..., jax.Array]
 FEW = 8  # rows of a step of decoding
@@ -48,6 +49,7 @@ class Embedding(nn.Module):
     vocab_size: int
     embed_dim: int
     scaled: bool  # rows times sqrt(embed_dim) (Vaswani et al. 2017, section 3.4)
+    rules: ShardingRules
     initializer: Initializer
     dtype: str
     param_dtype: str = "float32"
@@ -57,7 +59,7 @@ class Embedding(nn.Module):
         self.table_VD = self.param("embedding", declared, (self.vocab_size, self.embed_dim), self.param_dtype)
 
     def __call__(self, ids_BT: jax.Array) -> jax.Array:
-        x_BTD = self.table_VD.astype(self.dtype)[ids_BT]
+        x_BTD = look_up(self.table_VD.astype(self.dtype), ids_BT, self.rules, "vocab")
         return x_BTD * self.embed_dim**0.5 if self.scaled else x_BTD
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
@@ -80,6 +82,12 @@ def _product(x: jax.Array, kernel: jax.Array, summed: int, out_dtype: str | None
     inner, outer = math.prod(kernel.shape[:summed]), kernel.shape[summed:]
     y = jnp.matmul(x.reshape(-1, inner), kernel.reshape(inner, -1), preferred_element_type=out_dtype)
     return y.reshape(*x.shape[: x.ndim - summed], *outer)
+
+
+def look_up(table_VD: jax.Array, ids_BT: jax.Array, rules: ShardingRules, rows: str) -> jax.Array:
+    """`table[ids]`, the table's `rows` lying as they are named. Whole rows come to the tokens, not the reverse."""
+    table_VD = rules.constrain(table_VD, rows, None)
+    return rules.constrain(table_VD[ids_BT], "batch", "length", "residual")
 
 
 class TokenTypes(nn.Module):

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from model.layers import Initializer
+from model.layers import Initializer, look_up
 from model.parameters import declare
+from model.sharding import ShardingRules
 
 Rotate = Callable[[jax.Array, jax.Array], jax.Array]
 Rescale = Callable[[np.ndarray], np.ndarray]
@@ -22,6 +23,7 @@ class LearnedPositions(nn.Module):
 
     max_length: int
     embed_dim: int
+    rules: ShardingRules
     initializer: Initializer
     dtype: str
     param_dtype: str = "float32"
@@ -32,7 +34,7 @@ class LearnedPositions(nn.Module):
         declared = declare(self.initializer, "position", "embed")
         shape = (self.max_length + self.offset, self.embed_dim)
         table = self.param("embedding", declared, shape, self.param_dtype)
-        return x_BTD + table.astype(self.dtype)[positions_BT + self.offset]
+        return x_BTD + look_up(table.astype(self.dtype), positions_BT + self.offset, self.rules, "position")
 
 
 class SinusoidalPositions(nn.Module):

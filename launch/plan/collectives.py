@@ -88,11 +88,13 @@ def _between(instruction: Instruction, slices: Sequence[np.ndarray]) -> list[np.
     """The devices of several slices that exchange; slices count from 1.
 
     `{{200000->100000},{200001->100001}}`: device 0 of slice 2 sends to device 0 of slice 1, device 1 to device 1.
+    `{{100000,300000},{200000,400000}}`: those of slices 1 and 3, and of 2 and 4, exchange.
     `{1,2}x{0:3}`: in slices 1 and 2 those that have the same number, from 0 to 3.
     """
     text = instruction.attributes.partition("_xla_megascale_target=")[2]
-    if pairs := re.findall(r"(\d+)->(\d+)", text.partition("}}")[0]):
-        return [np.array([slices[int(n) // 10**5 - 1][int(n) % 10**5] for n in pair]) for pair in pairs]
+    if text.startswith("{{"):
+        listed = [re.findall(r"\d+", group) for group in text[2:].partition("}}")[0].split("},{")]
+        return [np.array([slices[int(n) // 10**5 - 1][int(n) % 10**5] for n in group]) for group in listed]
     found = re.match(r'"\{([\d,:]+)\}x', text)
     if not found:
         raise ValueError(f"cannot read what goes between slices: {instruction.attributes[:300]!r}")

@@ -18,6 +18,8 @@ from model.positions import (
     llama3_scaled,
     rotary,
 )
+from model.sharding import ShardingRules
+from tests import tiny
 
 
 def test_sinusoidal_is_the_papers_formula():
@@ -31,13 +33,15 @@ def test_sinusoidal_is_the_papers_formula():
 
 
 def test_learned_positions_start_at_the_offset():
-    model = LearnedPositions(4, 2, lambda key, shape, dtype: jnp.arange(12.0).reshape(6, 2), "float32", offset=2)
+    table = lambda key, shape, dtype: jnp.arange(12.0).reshape(6, 2)  # noqa: E731
+    model = LearnedPositions(4, 2, ShardingRules(), table, "float32", offset=2)
     x, positions = jnp.zeros((1, 2, 2)), jnp.asarray([[0, 3]])
-    params = jax.tree.map(
-        lambda boxed: boxed.value, model.init(jax.random.key(0), x, positions),
-        is_leaf=lambda leaf: hasattr(leaf, "axes"),
-    )  # fmt: skip
-    np.testing.assert_array_equal(model.apply(params, x, positions)[0], [[4, 5], [10, 11]])
+    with jax.set_mesh(tiny.mesh()):
+        params = jax.tree.map(
+            lambda boxed: boxed.value, model.init(jax.random.key(0), x, positions),
+            is_leaf=lambda leaf: hasattr(leaf, "axes"),
+        )  # fmt: skip
+        np.testing.assert_array_equal(model.apply(params, x, positions)[0], [[4, 5], [10, 11]])
 
 
 @pytest.mark.parametrize("heads", [1, 2, 8, 16])

@@ -177,6 +177,7 @@ SENT += ',_xla_megascale_transfer_type="%s"}'
     [
         ('"{1,2}x{0:3}"', "ALL_REDUCE", ("all-reduce", ("data",), 64, (0, 4))),
         ('"{1:2}x{0:3}"', "ALL_GATHER", ("all-gather", ("data",), 128, (0, 4))),
+        ("{{100000,200000},{100001,200001}}", "ALL_REDUCE", ("all-reduce", ("data",), 64, (0, 4))),
         ("{{200000->100001},{200001->100000}}", "ONE_TO_ONE", ("collective-permute", ("data", "tensor"), 64, (5, 0))),
     ],
 )

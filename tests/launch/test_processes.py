@@ -1,8 +1,14 @@
 """Who a process is, by the environment of each launcher, and that nobody trains alone who should not."""
 
+import signal
+import subprocess
+from types import SimpleNamespace
+
 import pytest
 
+from launch import children
 from launch.processes import Processes, discover
+from train.peers import START_AGAIN, Peers
 
 OWN = {"TESSERA_COORDINATOR": "10.0.0.1:8476", "TESSERA_PROCESSES": "4", "TESSERA_PROCESS": "2"}
 SLURM = {
@@ -110,3 +116,26 @@ def test_a_tpu_machine_is_asked_for_its_attributes():
 def test_half_an_environment_is_an_error(environ, message):
     with pytest.raises(ValueError, match=message):
         discover(environ, nothing)
+
+
+def test_a_signal_that_came_while_children_were_started_reaches_all():
+    sleeping = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    assert children._ended(sleeping, [signal.SIGTERM]) == START_AGAIN
+    assert all(child.returncode == -signal.SIGTERM for child in sleeping)
+
+
+def test_a_place_that_all_have_passed_leaves_no_key():
+    """A store in memory; process 1 wrote its values before."""
+    keys = {f"tessera/place/{place}/1": f"one {place}" for place in range(3)}
+    deleted = []
+    store = SimpleNamespace(
+        key_value_set=keys.__setitem__,
+        key_value_delete=lambda key: deleted.append(key) or keys.pop(key),
+        key_value_dir_get=lambda folder: [(key, value) for key, value in keys.items() if key.startswith(f"{folder}/")],
+        wait_at_barrier=lambda *_: None,
+    )
+    group = Peers()
+    group.names, group.several, group._store = ["process 0", "process 1"], True, store
+    for place in range(3):
+        assert group.gather("a test", f"zero {place}") == [f"zero {place}", f"one {place}"]
+    assert deleted == ["tessera/place/0/0", "tessera/place/1/0"] and "tessera/place/2/0" in keys

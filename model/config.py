@@ -86,7 +86,7 @@ class ModelConfig:
     prefix_lm: bool = False  # a decoder that reads its prompt in both directions; training by prefix_lm sets it
     decoder_start_id: int = 0  # what the decoder of an encoder-decoder begins with (T5: the padding)
     # Learning rates that carry over from a narrower network (muP: Yang et al. 2022, table 8)
-    base_width: int = 0  # embed_dim of the network that they were found with; 0 = off
+    base_width: int = 0  # embed_dim of the network that they were found with, MLP and heads in proportion; 0 = off
     base_head_dim: int = 0  # its head_dim: scores fall as 1 / head_dim from there; 0 = the same head_dim, more heads
     # Numerics
     dropout: float = 0.0  # rate on embeddings, attention weights and branch outputs
@@ -259,6 +259,20 @@ class ModelConfig:
             )
         if self.base_width and self.scale_output:
             raise ValueError("model.scale_output is True: base_width scales the output by the width already")
+        if not self.base_width:
+            return
+        # Every hidden fan-in counts as grown like the width, so the base must have been as narrow in each of them.
+        head_dim = self.head_dim or self.embed_dim // self.num_heads
+        for field, wide, whole in (
+            ("mlp_dim", self.mlp_dim or self.embed_dim, 1),
+            ("num_heads * head_dim", self.num_heads * head_dim, self.base_head_dim or head_dim),
+        ):
+            if wide * self.base_width % (self.embed_dim * whole):
+                raise ValueError(
+                    f"model.{field} is {wide} at embed_dim {self.embed_dim}: of a base_width {self.base_width} that "
+                    f"would be {wide * self.base_width / self.embed_dim:g}, which is no multiple of {whole}. MLP and "
+                    "heads must grow in proportion to the width: change them, or give base_head_dim where heads grow"
+                )
 
     def _check_experts(self) -> None:
         if self.experts < 0:

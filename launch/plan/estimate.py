@@ -36,6 +36,7 @@ def held_bytes(experiment: Experiment, sizes: Mapping[str, int]) -> dict[str, in
     Exact are parameters, optimizer (its step included) and batch: what the step takes as arguments. Gradients are one
     for each parameter, twice where microbatches are summed. Activations are what the backward pass needs of all layers
     plus what it makes again of one; logits are the scores and their gradient in f32 and what the network put out.
+    Of an optimizer on the host counts what its visit for the update adds to the peak.
 
     Raises:
         ValueError: a weight that the mesh cannot cut.
@@ -49,14 +50,15 @@ def held_bytes(experiment: Experiment, sizes: Mapping[str, int]) -> dict[str, in
     scores = tokens * math.ceil(model.vocab_size / width) if has_logits else 0
     kept, made_again = _activations(model, rules, sizes)
     summed = 4 * sum(math.prod(one.tile_shape) for one in laid) if experiment.train.microbatches > 1 else 0
-    return {
-        **state,
-        "batch": _batch_bytes(experiment, sizes),
-        "gradients": state["parameters"] + summed,
+    made = {
         "activations": round(tokens * ((model.num_layers + model.num_encoder_layers) * kept + made_again)),
         "logits": scores * (8 + number) // experiment.train.loss_chunks,
         "gathered weights": _gathered(laid, number),
     }
+    if experiment.optimizer.offload:  # there for the update alone, when all of these have gone
+        state["optimizer"] = max(0, state["optimizer"] - sum(made.values()))
+    batch, gradients = _batch_bytes(experiment, sizes), state["parameters"] + summed
+    return {**state, "batch": batch, "gradients": gradients, **made}
 
 
 def step_work(experiment: Experiment, sizes: Mapping[str, int]) -> tuple[float, dict[str, int]]:

@@ -13,6 +13,7 @@ from launch.plan.live import Live, fullest
 from launch.program import Program
 from model.parameters import named_leaves
 from model.sharding import mesh_axes, shards
+from train.offload import HOST
 
 TOP = 10  # buffers that a plan lists
 
@@ -124,7 +125,8 @@ def _tiles(leaf: Any) -> int:
 
 
 def _held(tree: Any) -> int:
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    here = (x for x in jax.tree.leaves(tree) if x.sharding.memory_kind != HOST)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in here)
 
 
 def _size(aval: Any) -> int:

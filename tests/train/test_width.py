@@ -125,6 +125,8 @@ def test_decay_does_not_depend_on_the_width():
         ({"base_width": 32, "architecture": "lstm"}, "'lstm'"),
         ({"base_width": 32, "architecture": "encoder", "head": "masked_lm"}, "'masked_lm'"),
         ({"base_width": 32, "scale_output": True}, "scale_output"),
+        ({"base_width": 12, "embed_dim": 32, "mlp_dim": 100}, "mlp_dim is 100 .* would be 37.5"),
+        ({"base_width": 16, "embed_dim": 64, "num_heads": 2}, "head_dim is 64 .* would be 16, .* multiple of 32"),
     ],
 )
 def test_what_does_not_go_together(changes, says):

@@ -10,6 +10,7 @@ from data.tokenizers.tokenizer import CharTokenizer
 from launch import experiment
 from launch.plan.estimate import KINDS, held_bytes, step_work
 from launch.plan.layout import full_sizes
+from launch.plan.memory import given_bytes
 from launch.program import assemble
 from tests import tiny
 
@@ -65,6 +66,18 @@ def test_state_and_batch_are_what_the_compiled_step_takes(tmp_path, sizes, chang
 def test_what_saves_is_seen_to_save(tmp_path, change, smaller):
     one = full_sizes({})
     assert held_bytes(read(tmp_path, **change), one)[smaller] < held_bytes(read(tmp_path), one)[smaller]
+
+
+def test_moments_on_the_host_count_only_beyond_what_they_follow(tmp_path):
+    """Wide and short: the update makes the peak. Long: activations do, and no moments are there with them."""
+    for change, update_is_peak in (({"model__embed_dim": 256, "train__global_batch": 1}, True), ({}, False)):
+        here = held_bytes(read(tmp_path, **change), full_sizes({}))
+        away = held_bytes(read(tmp_path, optimizer__offload=True, **change), full_sizes({}))
+        made = sum(here[kind] for kind in ("activations", "logits", "gathered weights"))
+        assert sum(here.values()) - sum(away.values()) == min(made, here["optimizer"])
+        assert (away["optimizer"] > 0) == update_is_peak
+    program = assemble(read(tmp_path, optimizer__offload=True), CharTokenizer("abcdefgh"))
+    assert given_bytes(program)["optimizer"] <= 64  # single numbers stay
 
 
 @pytest.mark.parametrize("axis, smaller", [("fsdp", "optimizer"), ("tensor", "activations"), ("context", "logits")])

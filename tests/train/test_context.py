@@ -14,20 +14,20 @@ from model.sharding import ShardingRules
 from tests import tiny
 from train.mesh import batch_sharding, place_batch
 
+# Weights far from 0: where attention is flat, its gradients are as small as what they may be wrong by.
+GPT, LLAMA = (dataclasses.replace(config, init_std=0.3) for config in (tiny.GPT, tiny.LLAMA))
 RELATIVE = {"positions": "relative", "relative_buckets": 8, "relative_max_distance": 20}
-T5 = dataclasses.replace(tiny.LLAMA, architecture="encoder_decoder", mlp="reglu", **RELATIVE)
+T5 = dataclasses.replace(LLAMA, architecture="encoder_decoder", mlp="reglu", **RELATIVE)
 NETWORKS = {
-    "gpt": tiny.GPT,
-    "llama": tiny.LLAMA,
-    "alibi": dataclasses.replace(tiny.LLAMA, positions="alibi"),
-    "relative": dataclasses.replace(tiny.GPT, **RELATIVE),
+    "gpt": GPT,
+    "llama": LLAMA,
+    "alibi": dataclasses.replace(LLAMA, positions="alibi"),
+    "relative": dataclasses.replace(GPT, **RELATIVE),
     "t5": T5,
-    "bert": dataclasses.replace(
-        tiny.GPT, architecture="encoder", head="masked_lm", norm_placement="post", token_types=2
-    ),
-    "window": dataclasses.replace(tiny.LLAMA, window=5, attention_softcap=3.0, qk_norm=True),
-    "prefix": dataclasses.replace(tiny.GPT, prefix_lm=True),
-    "remat": dataclasses.replace(tiny.LLAMA, remat="full", scan_unroll=0),
+    "bert": dataclasses.replace(GPT, architecture="encoder", head="masked_lm", norm_placement="post", token_types=2),
+    "window": dataclasses.replace(LLAMA, window=5, attention_softcap=3.0, qk_norm=True),
+    "prefix": dataclasses.replace(GPT, prefix_lm=True),
+    "remat": dataclasses.replace(LLAMA, remat="full", scan_unroll=0),
 }
 MESHES = {
     "context2": {"context": 2},
@@ -94,9 +94,11 @@ def on_one_device():
 
 
 def same(many, one):
-    np.testing.assert_allclose(many[0], one[0], atol=1e-5)
-    for ours, theirs in zip(jax.tree.leaves(many[1]), jax.tree.leaves(one[1]), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    np.testing.assert_allclose(many[0], one[0], rtol=1e-5)
+    named = parameters.named_leaves(one[1])
+    for name, ours in parameters.named_leaves(many[1]).items():
+        atol = 5e-5 * np.abs(named[name]).max() + 1e-7  # the bias of keys moves no softmax: its gradient is 0
+        np.testing.assert_allclose(ours, named[name], atol=atol, rtol=0, err_msg=name)
 
 
 SLOW = ("relative", "remat", "prefix", "window")
@@ -116,7 +118,7 @@ def test_every_mesh(name, mesh, on_one_device):
 
 def test_keys_go_round_and_nothing_but_ids_is_gathered():
     mesh = tiny.mesh(context=4)
-    program = loss_and_gradients(tiny.LLAMA, tiny.batch(rows=4), mesh, compiled=True)
+    program = loss_and_gradients(LLAMA, tiny.batch(rows=4), mesh, compiled=True)
     found = [c for c in collectives(str(program.as_text()), mesh) if "context" in c.axes]
     assert any(c.kind == "collective-permute" and "attention" in c.where for c in found)
     # 4 rows of 32 tokens: 512 bytes of ids, 16 KiB of activations.

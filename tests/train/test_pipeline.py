@@ -22,8 +22,11 @@ from tests import tiny
 from train.mesh import batch_sharding, place_batch
 
 RULES = ShardingRules()
-GPT = dataclasses.replace(tiny.GPT, num_layers=4)
-LLAMA = dataclasses.replace(tiny.LLAMA, num_layers=4, remat="full", scan_unroll=3, pipeline_microbatches=2)
+# Weights far from 0: where attention is flat, its gradients are as small as what they may be wrong by.
+GPT = dataclasses.replace(tiny.GPT, num_layers=4, init_std=0.3)
+LLAMA = dataclasses.replace(
+    tiny.LLAMA, num_layers=4, init_std=0.3, remat="full", scan_unroll=3, pipeline_microbatches=2
+)
 ALIBI = dataclasses.replace(GPT, positions="alibi", window=8)
 BERT = dataclasses.replace(GPT, architecture="encoder", head="masked_lm", norm_placement="post")
 T5 = dataclasses.replace(
@@ -67,7 +70,10 @@ def gradients(config, axes, rows, key: int | None = 0, rules=RULES):
 
 def check_same(result, one):
     np.testing.assert_allclose(result[0], one[0], rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5), result[1], one[1])
+    named = parameters.named_leaves(one[1])
+    for name, ours in parameters.named_leaves(result[1]).items():
+        atol = 5e-5 * np.abs(named[name]).max() + 2e-5  # of sums over 180 tokens; that of the bias of keys is 0
+        np.testing.assert_allclose(ours, named[name], atol=atol, rtol=0, err_msg=name)
 
 
 QUICK = ("gpt", "llama_packed_remat")
@@ -130,7 +136,8 @@ def test_decoding_with_a_cache_is_that_of_one_device(config):
             shardings = parameters.shardings(parameters.weights(model), RULES, mesh)
             params = jax.jit(lambda: parameters.init(model, jax.random.key(0)), out_shardings=shardings)()
             results.append(jax.device_get(jax.jit(logits)(params, rows, more)))
-    np.testing.assert_allclose(results[1], results[0], atol=1e-5)
+    assert results[0].std() > 0.1
+    np.testing.assert_allclose(results[1], results[0], atol=1e-5 * np.abs(results[0]).max())
 
 
 def test_dropout_differs_by_microbatch_and_follows_the_key():

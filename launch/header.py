@@ -50,7 +50,7 @@ def show(
 
 def _remat(config: ModelConfig) -> str:
     if config.remat in ("none", "dots", "full") and not config.remat_offload:
-        return {"none": "nothing is computed again", "dots": "all but matrix products", "full": "all"}[config.remat]
+        return {"none": "nothing is computed again", "dots": "all but dense products", "full": "all"}[config.remat]
     kept = "" if config.remat == "full" else config.remat
     places = {"on the device": kept, "in the host's memory": config.remat_offload}
     return "all but " + " and ".join(f"{names} {place}" for place, names in places.items() if names)

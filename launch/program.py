@@ -163,24 +163,22 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
         check_length(mesh, rules, shape[0])
     check_chunks(t.loss_chunks, features["inputs"][0][0], rules, dict(mesh.shape))
     lengths = {name: shape[0] for name, (shape, _) in features.items()}
-    config = within_budget(
-        _completed(experiment.model, tokenizer, o.name),
-        rules,
-        mesh.shape,
-        rows=t.global_batch // t.microbatches,
-        length=lengths["inputs"],
-        source_length=lengths.get("source", 0),
-    )
+    length, source_length = lengths["inputs"], lengths.get("source", 0)
+    asked = _completed(experiment.model, tokenizer, o.name)
     impl, why = choose_attention(
-        config,
+        asked,
         mesh.devices.flat[0].platform,
         rules,
         mesh.shape,
-        length=lengths["inputs"],
-        source_length=lengths.get("source", 0),
+        length=length,
+        source_length=source_length,
         segments=bool({"segments", "source_segments"} & set(features)),
     )
-    model = build(dataclasses.replace(config, attention_impl=impl), rules)
+    built, rows = dataclasses.replace(asked, attention_impl=impl), t.global_batch // t.microbatches
+    built = within_budget(built, rules, mesh.shape, rows=rows, length=length, source_length=source_length)
+    if built.remat_offload:
+        check_host(mesh, f"model.remat_offload is {built.remat_offload!r}")
+    config, model = dataclasses.replace(built, attention_impl=asked.attention_impl), build(built, rules)
     weights = parameters.weights(model)
     optimizer = make_optimizer(experiment.optimizer, weights, rules, config.base_width)
     loss_fn = language_model_loss(
@@ -198,7 +196,7 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
     )
     target = abstract_state(model, optimizer, rules, mesh)
     if experiment.optimizer.offload:
-        check_host(mesh)
+        check_host(mesh, "optimizer.offload is True")
         step_fn, target = offloaded(step_fn, target), on_host(target)
     shardings = jax.tree.map(lambda x: x.sharding, target)
     make = jax.jit(lambda seed: init_state(model, optimizer, seed), out_shardings=shardings)

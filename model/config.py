@@ -95,8 +95,9 @@ class ModelConfig:
     attention_impl: str = "auto"  # auto (what the devices are best at) | xla | reference | cudnn (GPU) | splash (TPU)
     compute_dtype: str = "float32"  # of activations and matrix products
     param_dtype: str = "float32"  # of the stored weights
-    remat: str = "none"  # what the backward pass recomputes: none | dots (all but matmuls) | full | all but named
-    # activations of a block, joined by commas (of REMAT_NAMES) | budget (all but what fits remat_bytes)
+    remat: str = "none"  # what the backward pass recomputes: none | dots (all but products with weights that all
+    # tokens share) | full | all but named activations of a block, joined by commas (of REMAT_NAMES) | budget (all but
+    # what fits remat_bytes)
     remat_bytes: float = 0.0  # bytes of activations that one device keeps for the backward pass; 0 = no budget
     remat_offload: str = ""  # named activations that wait in the memory of the host, joined by commas
     pipeline_microbatches: int = 0  # parts of a batch on their way through the stages of a mesh; 0 = 4 a stage or less

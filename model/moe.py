@@ -8,14 +8,16 @@ so that what a token becomes depends neither on the rest of the batch nor on how
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from model.attention import Context
+from model.config import ModelConfig
 from model.layers import Initializer, Linear, small_lookup
 from model.mlp import Activation
 from model.parameters import declare
@@ -83,7 +85,7 @@ class MoE(nn.Module):
         valid_BT = jnp.ones((B, T), bool) if segments_BT is None else segments_BT != 0
         owner_BTK = jnp.where(valid_BT[:, :, None], choices.experts_BTK, self.experts)
         if context.train and self.capacity_factor:
-            capacity = min(math.ceil(self.capacity_factor * self.experts_per_token * T / self.experts), T)
+            capacity = _capacity(self.capacity_factor, self.experts_per_token, T, self.experts)
             slots_T = context.mask.query_slots(T)
             y_BTKD, kept_BTK = limited(self._network, kernels, x_BTD, owner_BTK, slots_T, capacity, self.rules)
             weights_BTK = choices.weights_BTK * kept_BTK
@@ -120,9 +122,13 @@ class MoE(nn.Module):
 
     def _network(self, multiply: "Multiply", kernels: Kernels, x: jax.Array) -> jax.Array:
         """The MLP of each expert on the rows that `multiply` pairs with it, without the last bias."""
-        h = self.activation(multiply(x, *kernels["gate" if self.gated else "up"]))
+
+        def wide(name: str) -> jax.Array:
+            return checkpoint_name(multiply(x, *kernels[name]), "mlp_hidden")
+
+        h = self.activation(wide("gate" if self.gated else "up"))
         if self.gated:
-            h = h * multiply(x, *kernels["up"])
+            h = h * wide("up")
         return multiply(h, *kernels["down"])
 
 
@@ -150,13 +156,12 @@ def limited(
     owner_BN = owner_BTK.reshape(B, T * K)
     counts_BE = jnp.sum(owner_BN[:, :, None] == jnp.arange(E), axis=1)
     parts = shards(rules.length, dict(jax.sharding.get_abstract_mesh().shape))
-    C = -(-capacity // parts) * parts  # slots; those above the capacity stay empty
+    C = _slots(capacity, parts)
     first_E, room_E, owner_S = jnp.arange(E) * C, jnp.full(E, capacity), jnp.repeat(jnp.arange(E), C)
     turn_N = (slots_T[:, None] * K + jnp.arange(K)).reshape(-1)
     in_axes = (0, None, 0, None, None, None)
     row_BS, slot_BN = jax.vmap(place, in_axes)(owner_BN, turn_N, counts_BE, first_E, room_E, owner_S)
-    outside = tuple(axis for axis in mesh_axes(rules.batch) if axis not in mesh_axes(rules.experts))
-    inside = dataclasses.replace(rules, batch=outside)
+    inside = dataclasses.replace(rules, batch=_outside(rules))
     with jax.named_scope("dispatch"):
         x_BSD = jax.vmap(move)(jnp.repeat(x_BTD, K, axis=1), row_BS, slot_BN)
         x_BECD = rules.constrain(x_BSD.reshape(B, E, C, D), "batch", None, "length", "residual")
@@ -189,7 +194,7 @@ def dropless(
     """
     B, T, _ = x_BTD.shape
     mesh_shape, E = dict(jax.sharding.get_abstract_mesh().shape), len(kernels["up"][0])
-    shared = tuple(axis for axis in mesh_axes(rules.experts) if axis in mesh_axes(rules.batch))
+    shared = shared_axes(rules)
     summed = tuple(axis for axis in (*mesh_axes(rules.experts), *mesh_axes(rules.mlp)) if axis not in shared)
 
     def local(x_BTD: jax.Array, owner_BTK: jax.Array, weights_BTK: jax.Array, kernels: Kernels) -> jax.Array:
@@ -198,9 +203,9 @@ def dropless(
         mine = owner.reshape(-1) - jax.lax.axis_index(mesh_axes(rules.experts)) * here
         owner_N = jnp.where((mine >= 0) & (mine < here), mine, here)
         counts_E = jnp.sum(owner_N[:, None] == jnp.arange(here), axis=0)
-        M = min(LARGEST_BLOCK, 1 << max((len(owner_N) // (4 * E)).bit_length() - 1, 0))
+        blocks, M = _blocks(len(owner_N), E, here)
         blocks_E = -(-counts_E // M)
-        first_E, blocks = jnp.cumsum(blocks_E) - blocks_E, min(len(owner_N), len(owner_N) // M + here)
+        first_E = jnp.cumsum(blocks_E) - blocks_E
         owner_B = jnp.minimum(jnp.searchsorted(jnp.cumsum(blocks_E), jnp.arange(blocks), side="right"), here - 1)
         turn_N, first_E = jnp.arange(len(owner_N)), first_E * M
         row_S, slot_N = place(owner_N, turn_N, counts_E, first_E, counts_E, jnp.repeat(owner_B, M))
@@ -229,3 +234,49 @@ def dropless(
         jnp.pad(x_BTD, pad), jnp.pad(owner_BTK, pad, constant_values=E), jnp.pad(weights_BTK, pad), kernels
     )
     return y_BTD[:B, :T]
+
+
+def hidden_rows(
+    config: ModelConfig, rules: ShardingRules, mesh_shape: Mapping[str, int], rows: int, length: int
+) -> tuple[int, float]:
+    """Rows of the hidden layers of one layer's experts on a device in training: those that it has room for, and those
+    that it multiplies where all experts have the same load.
+
+    Args:
+        rows: of the batch, over all devices.
+    """
+    shape, K, E = dict(mesh_shape), config.experts_per_token, config.experts
+    parts, here = shards(rules.length, shape), E // shards(rules.experts, shape)
+    if config.capacity_factor:
+        C = _slots(_capacity(config.capacity_factor, K, length, E), parts) // parts
+        room = here * (rows // shards(_outside(rules), shape)) * C
+        return room, room
+    choices = rows // shards(rules.batch, shape) * (length // parts) * K * shards(shared_axes(rules), shape)
+    blocks, M = _blocks(choices, E, here)
+    return blocks * M, choices * here / E
+
+
+def shared_axes(rules: ShardingRules) -> tuple[str, ...]:
+    """The mesh axes of the batch that are those of experts in between."""
+    return tuple(axis for axis in mesh_axes(rules.experts) if axis in mesh_axes(rules.batch))
+
+
+def _outside(rules: ShardingRules) -> tuple[str, ...]:
+    """The mesh axes that cut the batch all the time."""
+    return tuple(axis for axis in mesh_axes(rules.batch) if axis not in mesh_axes(rules.experts))
+
+
+def _capacity(factor: float, choices: int, length: int, experts: int) -> int:
+    """Tokens of a row that an expert takes."""
+    return min(math.ceil(factor * choices * length / experts), length)
+
+
+def _slots(capacity: int, parts: int) -> int:
+    """Room for them that can be cut into so many parts; slots above the capacity stay empty."""
+    return -(-capacity // parts) * parts
+
+
+def _blocks(choices: int, experts: int, here: int) -> tuple[int, int]:
+    """Blocks that always suffice for so many choices of the experts that are here, and the rows of a block."""
+    M = min(LARGEST_BLOCK, 1 << max((choices // (4 * experts)).bit_length() - 1, 0))
+    return min(choices, choices // M + here), M

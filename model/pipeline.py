@@ -68,6 +68,20 @@ def count_microbatches(rows: int, mesh_shape: dict[str, int], rules: ShardingRul
     return microbatches
 
 
+def kept_rows(rows: int, mesh_shape: dict[str, int], rules: ShardingRules, microbatches: int) -> int:
+    """Rows whose activations the backward pass finds, of a batch of so many: a stage that waits computes on rows that
+    nobody reads, and keeps those as well.
+
+    Raises:
+        ValueError: rows that the stages cannot share.
+    """
+    stages = shards(rules.layers, mesh_shape)
+    if stages == 1:
+        return rows
+    M = count_microbatches(rows, mesh_shape, rules, microbatches)
+    return rows // M * (M + stages - 1)
+
+
 def batch_axes(rules: ShardingRules) -> tuple[str, ...]:
     """The mesh axes that cut the batch inside a stage."""
     return tuple(axis for axis in mesh_axes(rules.batch) if axis not in mesh_axes(rules.layers))

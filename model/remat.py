@@ -7,10 +7,11 @@ from typing import cast
 import jax
 
 from model.config import REMAT_NAMES, ModelConfig
-from model.pipeline import count_microbatches
+from model.moe import hidden_rows
+from model.pipeline import kept_rows
 from model.sharding import ShardingRules, shards
 
-HOST = {"offload_src": "device", "offload_dst": "pinned_host"}
+HOST = "pinned_host"  # the kind of memory that devices read in place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,10 @@ def policy(config: ModelConfig) -> Callable[..., bool]:
     if not moved:
         return policies.save_only_these_names(*kept)
     offload = policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=kept, names_which_can_be_offloaded=moved, **HOST
+        names_which_can_be_saved=kept,
+        names_which_can_be_offloaded=moved,
+        offload_src="device",
+        offload_dst=HOST,
     )
     return cast(Callable[..., bool], offload)  # beside yes and no, it says where to
 
@@ -64,10 +68,6 @@ def within_budget(
     """
     if config.remat != "budget":
         return config
-    stages = shards(rules.layers, dict(mesh_shape))
-    if stages > 1:  # a stage that waits computes on rows that nobody reads, and keeps those as well
-        M = count_microbatches(rows, dict(mesh_shape), rules, config.pipeline_microbatches)
-        rows = -(-rows * (M + stages - 1) // M)
     needed, savings = priced(config, rules, mesh_shape, rows=rows, length=length, source_length=source_length)
     if needed > config.remat_bytes:
         raise ValueError(
@@ -76,7 +76,7 @@ def within_budget(
         )
     left, names = config.remat_bytes - needed, []
     for saving in sorted(savings, key=lambda saving: -saving.flops / saving.bytes):
-        if saving.bytes <= left:
+        if saving.flops and saving.bytes <= left:
             left -= saving.bytes
             names.append(saving.name)
     return dataclasses.replace(config, remat=",".join(names) or "full", remat_bytes=0.0)
@@ -94,14 +94,21 @@ def priced(
     """Bytes that the inputs of all blocks take on a device, and what each of `REMAT_NAMES` costs and spares there.
 
     Matrix products only, attention over all positions; what devices would say to each other again is not counted.
+
+    Args:
+        rows: of one microbatch, over all devices.
+
+    Raises:
+        ValueError: rows that the stages of a pipeline cannot share.
     """
+    rows = kept_rows(rows, dict(mesh_shape), rules, config.pipeline_microbatches)
     c, shape = config.resolved(), dict(mesh_shape)
     size = 2 if c.compute_dtype == "bfloat16" else 4
     batch, heads, kv_heads = (shards(axis, shape) for axis in (rules.batch, rules.heads, rules.kv_heads))
     tokens_by = batch * shards(rules.length, shape)
     inputs, found = 0, {name: [0, 0.0] for name in REMAT_NAMES}
 
-    def add(name: str, elements: int, parts: int, products: int) -> None:
+    def add(name: str, elements: int, parts: int, products: float) -> None:
         found[name][0] += elements * size // parts
         found[name][1] += 2.0 * elements * products / parts
 
@@ -110,7 +117,8 @@ def priced(
         add("query", q, tokens_by * heads, c.embed_dim)
         add("key", k, tokens_by * kv_heads, c.embed_dim)
         add("value", k, tokens_by * kv_heads, c.embed_dim)
-        add("attention", q, tokens_by * heads, keys)
+        # cuDNN's backward pass needs more than its output, which nobody can name: it would be computed again.
+        add("attention", q, tokens_by * heads, 0 if c.attention_impl == "cudnn" else keys)
         # A device's part of the heads makes its part of the sum.
         width = layers * rows * queries * c.embed_dim
         parts = tokens_by * shards(rules.residual, shape)
@@ -118,8 +126,12 @@ def priced(
 
     def add_blocks(layers: int, tokens: int) -> int:
         add_attention(layers, tokens, tokens)
-        wide = layers * rows * tokens * c.mlp_dim * (2 if c.gated else 1)
-        add("mlp_hidden", wide, tokens_by * shards(rules.mlp, shape), c.embed_dim)
+        width, cut = layers * c.mlp_dim * (2 if c.gated else 1), shards(rules.mlp, shape)
+        if c.experts:
+            room, multiplied = hidden_rows(c, rules, shape, rows, tokens)
+            add("mlp_hidden", room * width, cut, c.embed_dim * multiplied / room)
+        else:
+            add("mlp_hidden", rows * tokens * width, tokens_by * cut, c.embed_dim)
         return layers * rows * tokens * c.embed_dim * size // (tokens_by * shards(rules.residual, shape))
 
     inputs = add_blocks(c.num_layers, length)

@@ -6,13 +6,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from model.remat import HOST
 from train.state import State
 
-HOST = "pinned_host"
 
-
-def check_host(mesh: Mesh) -> None:
-    """Fails where a device cannot read the memory of its host.
+def check_host(mesh: Mesh, asked: str) -> None:
+    """Fails where a device cannot read the memory of its host. `asked`: the leaf that asks for it, with its value.
 
     Raises:
         ValueError: with the kinds of memory that there are.
@@ -21,7 +20,7 @@ def check_host(mesh: Mesh) -> None:
     kinds = sorted(memory.kind for memory in device.addressable_memories())
     if HOST not in kinds:
         raise ValueError(
-            f"optimizer.offload is True: {device.device_kind} has no {HOST} memory, only {', '.join(kinds)}. Use False"
+            f"{asked}: {device.device_kind} has no {HOST} memory, only {', '.join(kinds)}. Leave it at its default"
         )
 
 

@@ -22,9 +22,14 @@ from tests import tiny
 
 GPT = dataclasses.replace(tiny.GPT, num_kv_heads=2, mlp_dim=96, num_layers=3)
 T5 = dataclasses.replace(GPT, architecture="encoder_decoder", positions="relative", num_layers=2, num_encoder_layers=3)
+MOE = dataclasses.replace(GPT, experts=4, capacity_factor=1.25)
 RULES = ShardingRules()
 ONE = dict.fromkeys(MESH_AXES, 1)
 ROWS, SOURCE = 4, 24
+
+
+GATED = dataclasses.replace(GPT, mlp="swiglu", compute_dtype="bfloat16")
+CONFIGS = [GPT, GATED, T5, MOE, dataclasses.replace(MOE, mlp="swiglu", experts_per_token=1, capacity_factor=0.0)]
 
 
 def batch(config):
@@ -37,17 +42,17 @@ def loss_of(config):
     return lambda params: loss_fn(params, batch(config), jax.random.key(0)).loss
 
 
-def kept(config):
+def kept(config, **axes):
     """What the forward pass hands to the backward pass, by JAX's own account: "f32[3,4,32,96] output of scan …"."""
-    with jax.set_mesh(tiny.mesh()), contextlib.redirect_stdout(io.StringIO()) as printed:
+    with jax.set_mesh(tiny.mesh(**axes)), contextlib.redirect_stdout(io.StringIO()) as printed:
         params = jax.eval_shape(lambda: parameters.init(build(config), jax.random.key(0)))
         print_saved_residuals(loss_of(config), params)
     return [line for line in printed.getvalue().splitlines() if "argument" not in line]
 
 
 @functools.cache
-def kept_bytes(config):
-    found = [re.match(r"([a-z]+)(\d+)\[([\d,]*)\]", line) for line in kept(config)]
+def kept_bytes(config, **axes):
+    found = [re.match(r"([a-z]+)(\d+)\[([\d,]*)\]", line) for line in kept(config, **axes)]
     sizes = [(int(match[2]), match[3]) for match in found if match]  # booleans and keys have no number of bits
     return sum(bits // 8 * math.prod(int(n) for n in shape.split(",") if n) for bits, shape in sizes)
 
@@ -75,12 +80,49 @@ def test_gradients_are_those_without(change, plain):
 
 
 @pytest.mark.parametrize("name", REMAT_NAMES)
-@pytest.mark.parametrize("config", [GPT, dataclasses.replace(GPT, mlp="swiglu", compute_dtype="bfloat16"), T5])
+@pytest.mark.parametrize("config", CONFIGS)
 def test_each_name_keeps_what_its_price_says(name, config):
     _, savings = priced(config, RULES, ONE, rows=ROWS, length=32, source_length=SOURCE)
     price = {saving.name: saving.bytes for saving in savings}[name]
     full = kept_bytes(dataclasses.replace(config, remat="full"))
     assert kept_bytes(dataclasses.replace(config, remat=name)) - full == price > 0
+
+
+def test_a_pipeline_keeps_the_rows_of_every_tick():
+    """Four microbatches on two stages: five ticks, of which a stage works in four."""
+    config, mesh = dataclasses.replace(GPT, num_layers=2, pipeline_microbatches=4), ONE | {"stage": 2}
+    _, savings = priced(config, RULES, mesh, rows=ROWS, length=32)
+    full = kept_bytes(dataclasses.replace(config, remat="full"), stage=2)
+    for saving in savings:
+        both = kept_bytes(dataclasses.replace(config, remat=saving.name), stage=2) - full
+        assert both == 2 * saving.bytes > 0, saving.name
+    hidden = {saving.name: saving.bytes for saving in savings}["mlp_hidden"]
+    assert hidden == 1 * (ROWS * 5 // 4) * 32 * 96 * 4  # one layer
+
+
+@pytest.mark.parametrize("capacity_factor", [1.25, 0.0])
+def test_experts_on_two_devices_keep_what_the_price_says(capacity_factor):
+    config = dataclasses.replace(MOE, capacity_factor=capacity_factor)
+    _, savings = priced(config, RULES, ONE | {"expert": 2}, rows=ROWS, length=32)
+    hidden = {saving.name: saving for saving in savings}["mlp_hidden"]
+    named, full = (kept_bytes(dataclasses.replace(config, remat=name), expert=2) for name in ("mlp_hidden", "full"))
+    assert named - full == 2 * hidden.bytes > 0
+    slots = 4 * ROWS * math.ceil(1.25 * 2 * 32 / 4)  # of all experts; without a capacity each choice is computed once
+    assert hidden.flops == 2 * 3 * 32 * 96 * (slots if capacity_factor else 2 * 32 * ROWS) / 2
+
+
+@pytest.mark.slow
+def test_offloaded_experts_have_the_same_gradients():
+    config = dataclasses.replace(MOE, num_layers=1, capacity_factor=0.0)
+    plain, moved = gradients(config), gradients(dataclasses.replace(config, remat="full", remat_offload="mlp_hidden"))
+    for mine, theirs in zip(jax.tree.leaves(moved), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-6 * np.abs(theirs).max() + 1e-7)
+
+
+def test_a_budget_buys_nothing_that_cudnn_computes_anyway():
+    config = dataclasses.replace(GPT, compute_dtype="bfloat16", remat="budget", remat_bytes=1e9, attention_impl="cudnn")
+    chosen = within_budget(config, RULES, ONE, rows=ROWS, length=32).remat
+    assert chosen == "query,key,value,attention_output,mlp_hidden"
 
 
 def test_what_is_offloaded_lies_with_the_host():

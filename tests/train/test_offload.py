@@ -7,6 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from data.tokenizers.tokenizer import CharTokenizer
+from launch import experiment
+from launch.program import assemble
 from launch.train import run
 from model import parameters
 from model.build import build
@@ -53,8 +56,16 @@ def test_a_device_without_memory_of_the_host_is_refused():
     class Mesh:
         devices = np.asarray([Device()])
 
-    with pytest.raises(ValueError, match="abacus has no pinned_host memory, only beads"):
-        check_host(Mesh())
+    with pytest.raises(ValueError, match="optimizer.offload is True: abacus has no pinned_host memory, only beads"):
+        check_host(Mesh(), "optimizer.offload is True")
+
+
+def test_activations_wait_only_where_the_device_has_such_memory(tmp_path, monkeypatch):
+    made = tiny.config(tmp_path)
+    made.model.remat, made.model.remat_offload = "full", "query,key"
+    monkeypatch.setattr("train.offload.HOST", "paper")
+    with pytest.raises(ValueError, match="model.remat_offload is 'query,key': .* has no paper memory"):
+        assemble(experiment.read(made), CharTokenizer("abcdefgh"))
 
 
 def test_statistics_leave_the_memory_of_a_tpu(monkeypatch):
@@ -66,7 +77,7 @@ def test_statistics_leave_the_memory_of_a_tpu(monkeypatch):
         monkeypatch.setenv(name, "1")
     devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
     mesh, rules, c = make_mesh(MeshConfig(**{**WHOLE, "fsdp": 4}), devices), ShardingRules(), tiny.OPTIMIZER
-    check_host(mesh)
+    check_host(mesh, "optimizer.offload is True")
     with jax.set_mesh(mesh):
         model = build(dataclasses.replace(tiny.GPT, embed_dim=512, num_layers=2))
         optimizer = make_optimizer(c, parameters.weights(model), rules)

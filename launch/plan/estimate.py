@@ -22,6 +22,8 @@ from launch.rows import objective_of
 from model import parameters
 from model.build import build
 from model.config import ModelConfig, flops_per_sequence
+from model.moe import hidden_rows, shared_axes
+from model.pipeline import kept_rows
 from model.remat import priced, within_budget
 from model.sharding import ShardingRules, shards
 from train.optimizers import OptimizerConfig, make_optimizer
@@ -48,7 +50,8 @@ def held_bytes(experiment: Experiment, sizes: Mapping[str, int]) -> dict[str, in
     number, width = _itemsize(model.compute_dtype), shards(rules.vocab, dict(sizes))
     has_logits = model.head in ("lm", "masked_lm", "pretraining")
     scores = tokens * math.ceil(model.vocab_size / width) if has_logits else 0
-    kept, made_again = _activations(model, rules, sizes)
+    rows = experiment.train.global_batch // experiment.train.microbatches
+    kept, made_again = _activations(model, rules, sizes, rows)
     summed = 4 * sum(math.prod(one.tile_shape) for one in laid) if experiment.train.microbatches > 1 else 0
     made = {
         "activations": round(tokens * ((model.num_layers + model.num_encoder_layers) * kept + made_again)),
@@ -93,6 +96,9 @@ def step_work(experiment: Experiment, sizes: Mapping[str, int]) -> tuple[float, 
     if (n := sizes["context"]) > 1:
         keys = residual * model.num_kv_heads * model.head_dim / model.embed_dim
         sent["context"] += (n - 1) * layers * 2 * 3 * keys  # keys and values go round, back with their gradients
+    if model.experts:
+        for axis, count in _travel(model, rules, sizes, residual).items():
+            sent[axis] += layers * count
     return flops, {axis: round(count) for axis, count in sent.items() if count}
 
 
@@ -163,28 +169,54 @@ def _tokens(experiment: Experiment, model: ModelConfig, sizes: Mapping[str, int]
     return rows * math.ceil(model.max_length / length)
 
 
-def _activations(model: ModelConfig, rules: ShardingRules, sizes: Mapping[str, int]) -> tuple[float, float]:
-    """Bytes a token and layer: kept for the backward pass, and made again by it for the layer it is at."""
+def _activations(model: ModelConfig, rules: ShardingRules, sizes: Mapping[str, int], rows: int) -> tuple[float, float]:
+    """Bytes a token and layer: kept for the backward pass, and made again by it for the layer it is at.
+
+    `rows`: of a microbatch, over all devices.
+    """
     number = _itemsize(model.compute_dtype)
     if not model.attends:
         return 6.0 * model.embed_dim * number, 0.0
     residual = model.embed_dim / shards(rules.residual, dict(sizes))
     heads = model.num_heads / shards(rules.heads, dict(sizes))
     groups = model.num_kv_heads / shards(rules.kv_heads, dict(sizes))
-    hidden = model.mlp_dim / shards(rules.mlp, dict(sizes)) * (2 if model.gated else 1)
+    tokens = rows * model.max_length / shards(rules.batch, dict(sizes)) / shards(rules.length, dict(sizes))
+    taken = hidden_rows(model, rules, sizes, rows, model.max_length)[0] / tokens if model.experts else 1.0
+    hidden = taken * model.mlp_dim / shards(rules.mlp, dict(sizes)) * (2 if model.gated else 1)
     products = (heads + 2 * groups) * model.head_dim + 2 * residual + hidden  # of weights: what "dots" keeps
     # Between them: two norms in f32, the attended values, the activated hidden layer.
     between = 2 * residual * 4 / number + heads * model.head_dim + 2 * hidden
+    between += 2 * taken * residual if model.experts else 0  # what experts take in and put out
     scores = heads * model.max_length * 2  # of a token with all others, and their softmax
     everything = number * (residual + products + between + scores)
+    ticks = kept_rows(rows, dict(sizes), rules, model.pipeline_microbatches) / rows
+    # What each expert multiplies is its own: "dots" makes it again.
+    dots = residual + products - (hidden if model.experts else 0)
     if model.remat in ("none", "dots"):
-        kept = everything if model.remat == "none" else number * (residual + products)
+        kept = everything if model.remat == "none" else number * dots
     else:
-        one_each, length = shards(rules.batch, dict(sizes)), model.max_length  # rows
-        tokens = length // shards(rules.length, dict(sizes)) * (model.num_layers + model.num_encoder_layers)
-        inputs, named = priced(model, rules, sizes, rows=one_each, length=length, source_length=length)
-        kept = (inputs + sum(saving.bytes for saving in named if saving.name in model.remat.split(","))) / tokens
-    return kept, everything - kept
+        length, layers = model.max_length, model.num_layers + model.num_encoder_layers
+        inputs, named = priced(model, rules, sizes, rows=rows, length=length, source_length=length)
+        bytes_kept = inputs + sum(saving.bytes for saving in named if saving.name in model.remat.split(","))
+        return bytes_kept / tokens / layers, everything - bytes_kept / tokens / layers / ticks
+    return kept * ticks, everything - kept
+
+
+def _travel(model: ModelConfig, rules: ShardingRules, sizes: Mapping[str, int], residual: float) -> dict[str, float]:
+    """Bytes that tokens travel to the experts of one layer and back, and so do their gradients, by mesh axis.
+
+    `residual`: bytes of the residual stream of one layer on a device, in all microbatches. With a capacity an
+    all-to-all of the slots, of which (n - 1) / n leave; without, all tokens are gathered.
+    """
+    axes = [axis for axis in shared_axes(rules) if sizes[axis] > 1]
+    if not model.capacity_factor:
+        found, whole = {}, residual
+        for axis in reversed(axes):
+            found[axis] = 4 * (sizes[axis] - 1) * whole
+            whole *= sizes[axis]
+        return found
+    share = min(model.capacity_factor * model.experts_per_token, model.experts)
+    return {axis: 4 * (sizes[axis] - 1) / sizes[axis] * share * residual for axis in axes}
 
 
 def _gathered(laid: list[Laid], number: int) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from data.tokenizers.tokenizer import CharTokenizer
 from launch import experiment
+from launch.plan.collectives import collectives
 from launch.plan.estimate import KINDS, held_bytes, step_work
 from launch.plan.layout import full_sizes
 from launch.plan.memory import given_bytes
@@ -116,3 +117,36 @@ def test_the_work_of_a_step_is_divided(tmp_path):
     _, sent = step_work(given, full_sizes({"fsdp": 4}))
     norms = 2 * 3 / 4 * (L * 2 * D + D) * 4
     assert sent == {"fsdp": round(3 / 4 * matrices * (2 * 4 + 4) + norms)}
+
+
+@pytest.mark.parametrize("capacity_factor", [1.25, 0.0])
+def test_tokens_that_travel_to_experts_are_counted(tmp_path, capacity_factor):
+    """As the compiled step sends them: slots by all-to-all, or all tokens gathered and their sums scattered."""
+    plain = {"model__positions": "none", "model__bias": "none", "model__norm": "rms", "model__num_layers": 1}
+    given = read(tmp_path, **plain, model__experts=4, model__capacity_factor=capacity_factor)
+    program = assemble(with_mesh(given, {"data": 1, "expert": 4}), CharTokenizer("abcdefgh"), jax.devices()[:4])
+    with jax.set_mesh(program.mesh):
+        compiled, _ = program.compile()
+    residual = 8 // 4 * 32 * 32 * 4  # bytes of two rows
+    found = [
+        c.bytes * 3 / 4
+        for c in collectives(compiled.as_text(), program.mesh)
+        if c.kind == "all-to-all" or ("/shard_map/" in c.where and c.bytes >= 4 * residual)
+    ]
+    (_, copied), (_, sent) = (step_work(given, full_sizes({axis: 4})) for axis in ("data", "expert"))
+    experts = 4 * 2 * 32 * 128  # numbers that are no copies
+    assert len(found) == 4 and sum(found) == sent["expert"] - (copied["data"] - 2 * 3 / 4 * experts * 4)
+
+
+def test_a_pipeline_keeps_what_its_ticks_make(tmp_path):
+    """Two stages and two microbatches: three ticks."""
+    one, two = (full_sizes({axis: 2}) for axis in ("data", "stage"))
+    for remat, factor in (("none", 1.2), ("full", 1.0)):
+        given = read(tmp_path, model__remat=remat, model__pipeline_microbatches=2)
+        whole, staged = (held_bytes(given, sizes)["activations"] for sizes in (one, two))
+        assert staged > factor * whole, remat
+
+
+def test_slots_of_experts_take_room(tmp_path):
+    dense, sparse = (held_bytes(read(tmp_path, model__experts=E), full_sizes({}))["activations"] for E in (0, 4))
+    assert sparse - dense > 2 * 1.5 * 8 * 32 * 128 * 4  # two layers, 2.5 times the hidden rows at least

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import re
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -146,14 +147,19 @@ def together(
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM raises Stopped here, wherever the training loop does not hear it."""
+    """SIGTERM ends this process and its peers where the training loop does not hear it; alone it raises Stopped."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # one is enough
-        raise Stopped("stopped by SIGTERM outside of the training steps: the same command goes on")
+        why = "stopped by SIGTERM outside of the training steps: the same command goes on"
+        if peers().several:  # at once: Python swallows what is raised in a callback of the garbage collector
+            signal.signal(number, signal.SIG_IGN)
+            with contextlib.suppress(RuntimeError, OSError):  # the terminal may be in the middle of a line, or gone
+                print(f"tessera: {why}", file=sys.stderr)
+            peers().leave(START_AGAIN, why)
+        raise Stopped(why)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

@@ -133,7 +133,7 @@ def plan(values: Any, rest: Sequence[str]) -> int:
     from launch.experiment import read
     from launch.plan import picture, search
     from launch.plan.oom import advice
-    from launch.plan.plan import plan
+    from launch.plan.plan import in_slices, plan
     from launch.plan.report import show
     from launch.plan.topology import find_topology
     from launch.plan.variants import as_it_is, with_vocabulary
@@ -155,15 +155,15 @@ def plan(values: Any, rest: Sequence[str]) -> int:
         planned = plan(values.config, values.topology, mesh=mesh, slices=values.slices, tokens=values.tokens)
         experiment = with_vocabulary(read(values.config))
         show(console, planned)
-    if planned.fits is False:
-        needed = planned.bytes["total"] - (planned.hbm_bytes or 0)
-        console.say("what would help most, each by itself:")
-        for line in advice(as_it_is(experiment, planned.mesh), needed):
-            console.say(f"  {line}")
     if values.json:
         Path(values.json).expanduser().write_text(json.dumps(planned.to_dict(), indent=1) + "\n", encoding="utf-8")
     if values.html:
         Path(values.html).expanduser().write_text(picture.picture(experiment, planned).page(), encoding="utf-8")
+    if planned.fits is False:
+        needed = planned.bytes["total"] - (planned.hbm_bytes or 0)
+        console.say("what would help most, each by itself:")
+        for line in advice(as_it_is(in_slices(experiment, planned.slices), planned.mesh), needed):
+            console.say(f"  {line}")
     return 1 if planned.fits is False else 0
 
 

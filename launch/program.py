@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from data.mixture import check_stages
 from data.objectives.examples import Features, Objective
@@ -84,7 +84,14 @@ def check(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:
     Raises:
         ValueError: sizes that the devices, the mesh or the number of steps do not fit.
     """
-    mesh, rules = make_mesh(experiment.mesh, devices), experiment.rules
+    mesh = make_mesh(experiment.mesh, devices)
+    check_on(experiment, mesh)
+    return mesh
+
+
+def check_on(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
+    """`check` on a mesh that is made, or of which only the sizes are known."""
+    rules = experiment.rules
     used = {axis for field in dataclasses.fields(rules) for axis in mesh_axes(getattr(rules, field.name))}
     for axis, size in mesh.shape.items():
         if size > 1 and axis not in used:
@@ -120,7 +127,6 @@ def check(experiment: Experiment, devices: Sequence[Any] | None = None) -> Mesh:
     make_schedule(experiment.optimizer, experiment.train.steps)
     check_batch(mesh, experiment.rules, experiment.train.global_batch, experiment.train.microbatches)
     _check_pipeline(experiment, dict(mesh.shape))
-    return mesh
 
 
 def _check_pipeline(experiment: Experiment, mesh_shape: dict[str, int]) -> None:

@@ -62,14 +62,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     devices = list(devices or jax.devices())
     sizes = config.sizes(len(devices))
     slices = _slices(config.slices, devices)
-    data = math.gcd(len(slices), sizes["data"])
-    stage = len(slices) // data
-    if sizes["stage"] % stage:
-        raise ValueError(
-            f"{len(slices)} slices do not fit mesh.data {sizes['data']} and mesh.stage {sizes['stage']}: make one of "
-            f"them {len(slices)} or a multiple, so that only they go over the slow network, or set mesh.slices=1 "
-            "where it is as fast as the wires inside a slice"
-        )
+    data, stage = over_slices(sizes, len(slices))
     names = tuple(sizes)
     inner = sizes | {"data": sizes["data"] // data, "stage": sizes["stage"] // stage}
     placed = [_ordered(tuple(inner.values()), members) for members in slices]
@@ -80,6 +73,28 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     # Auto, not Explicit, under which constraints assert instead of placing.
     types = (AxisType.Auto,) * len(names)
     return Mesh(blocks.transpose(order).reshape(tuple(sizes.values())), names, axis_types=types)
+
+
+def over_slices(sizes: Mapping[str, int], slices: int) -> tuple[int, int]:
+    """How many parts of `data` and of `stage` lie on different slices.
+
+    Raises:
+        ValueError: slices that the two do not fit.
+    """
+    data = math.gcd(slices, sizes["data"])
+    stage = slices // data
+    if sizes["stage"] % stage:
+        raise ValueError(
+            f"{slices} slices do not fit mesh.data {sizes['data']} and mesh.stage {sizes['stage']}: make one of "
+            f"them {slices} or a multiple, so that only they go over the slow network, or set mesh.slices=1 "
+            "where it is as fast as the wires inside a slice"
+        )
+    return data, stage
+
+
+def num_slices(asked: int, devices: Sequence[Any]) -> int:
+    """Slices of devices, where a config asks for so many: -1 is what the devices say."""
+    return len({getattr(device, "slice_index", 0) for device in devices}) if asked == -1 else asked
 
 
 def single_device_mesh(device: Any = None) -> Mesh:

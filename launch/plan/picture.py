@@ -16,6 +16,7 @@ from launch.experiment import Experiment, read, sharding_rules
 from launch.plan.layout import Laid, full_sizes, lay_tokens, lay_weights
 from launch.plan.mosaic import array_svg, mesh_svg, seen
 from launch.plan.plan import Plan
+from launch.plan.variants import with_vocabulary
 from launch.saved import read_run
 from model import parameters
 from model.build import build
@@ -150,8 +151,7 @@ def _read(what: Any) -> tuple[str, ModelConfig, ShardingRules, dict[str, int], i
         raise ValueError(
             f"a {type(what).__name__} has no weights to draw: pass a config, a run's folder or a loaded model"
         )
-    vocab = what.model.vocab_size or what.data.tokenizer_vocab
-    model = dataclasses.replace(what.model, vocab_size=vocab)
+    model = what.model if what.model.architecture == "ngram" else with_vocabulary(what).model
     return what.run.dir, model, what.rules, what.mesh.sizes(jax.device_count()), what.train.global_batch
 
 

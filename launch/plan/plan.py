@@ -24,7 +24,6 @@ from launch.plan.topology import COMPILED, EMULATED, Topology, find_topology
 from launch.program import Program, assemble
 from model.config import flops_per_sequence
 from model.sharding import MESH_AXES
-from train.mesh import MeshConfig
 
 __all__ = ["Buffer", "Collective", "Plan", "Replicated", "plan"]
 
@@ -96,8 +95,8 @@ def plan(
     if mesh is not None:
         if unknown := sorted(mesh.keys() - set(MESH_AXES)):
             raise ValueError(f"no mesh axis {', '.join(unknown)}: the axes are {', '.join(MESH_AXES)}")
-        sizes = MeshConfig(**{axis: mesh.get(axis, 1) for axis in MESH_AXES})
-        experiment = dataclasses.replace(experiment, mesh=sizes)
+        sizes = {axis: mesh.get(axis, 1) for axis in MESH_AXES}
+        experiment = dataclasses.replace(experiment, mesh=dataclasses.replace(experiment.mesh, **sizes))
     if tokens < 0:
         raise ValueError(f"tokens is {tokens}: a budget is positive, or 0 for all steps of the config")
     return planned(experiment, find_topology(topology, slices), tokens=tokens)
@@ -107,6 +106,7 @@ def planned(experiment: Experiment, topology: Topology, *, tokens: float = 0.0) 
     """`plan` of an experiment that is read, on devices that are found: for whoever makes many."""
     if experiment.model.architecture == "ngram":
         raise ValueError("an n-gram model is counted, not trained in steps: there is nothing to plan")
+    experiment = in_slices(experiment, topology.slices)
     program = assemble(experiment, stand_in(experiment), topology.devices)
     with jax.set_mesh(program.mesh):
         executed = executed_flops(jax.make_jaxpr(program.step_fn)(program.target, program.abstract_batch()))
@@ -128,6 +128,13 @@ def planned(experiment: Experiment, topology: Topology, *, tokens: float = 0.0) 
         **memory,
         **speed,
     )
+
+
+def in_slices(experiment: Experiment, slices: int) -> Experiment:
+    """With the slices of a topology, which emulated devices know nothing of, where the config leaves them to it."""
+    if experiment.mesh.slices != -1:
+        return experiment
+    return dataclasses.replace(experiment, mesh=dataclasses.replace(experiment.mesh, slices=slices))
 
 
 def stand_in(experiment: Experiment) -> Tokenizer:

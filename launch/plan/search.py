@@ -10,7 +10,7 @@ import jax
 from launch.experiment import Experiment
 from launch.plan.estimate import step_work
 from launch.plan.oom import told
-from launch.plan.plan import Plan, planned
+from launch.plan.plan import Plan, in_slices, planned
 from launch.plan.topology import Topology
 from launch.plan.variants import Variant, vary
 from model import parameters
@@ -90,6 +90,7 @@ def search(experiment: Experiment, topology: Topology, *, compiles: int, console
     """
     if compiles < 1:
         raise ValueError(f"--search_compiles is {compiles}: at least 1 layout is to be compiled")
+    experiment = in_slices(experiment, topology.slices)
     chip, count = topology.chip, len(topology.devices)
     limit = chip.hbm_bytes if chip else None
     counted = list(candidates(experiment, count, limit))

@@ -4,13 +4,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from launch.experiment import Experiment
 from launch.plan.estimate import features, held_bytes
 from launch.plan.layout import abstract_mesh
 from launch.plan.plan import stand_in
+from launch.program import check_on
 from launch.rows import objective_of
 from model.chunks import check_chunks
-from train.mesh import MeshConfig, check_batch, check_length
+from train.mesh import check_length, num_slices, over_slices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,8 @@ def vary(experiment: Experiment, sizes: Mapping[str, int], changes: Mapping[str,
             changed = dataclasses.replace(getattr(experiment, section), **leaves)
             experiment = dataclasses.replace(experiment, **{section: changed})
         mesh = abstract_mesh(sizes)
-        check_batch(mesh, experiment.rules, experiment.train.global_batch, experiment.train.microbatches)
+        over_slices(sizes, num_slices(experiment.mesh.slices, jax.devices()))
+        check_on(experiment, mesh)
         lengths = {name: shape[0] for name, (shape, _) in features(experiment).items()}
         for length in lengths.values():
             check_length(mesh, experiment.rules, length)
@@ -62,7 +66,9 @@ def vary(experiment: Experiment, sizes: Mapping[str, int], changes: Mapping[str,
     except ValueError:
         return None
     overrides = _overrides(given, sizes, changes)
-    return Variant(overrides, dataclasses.replace(experiment, mesh=MeshConfig(**sizes)), sizes, held)
+    return Variant(
+        overrides, dataclasses.replace(experiment, mesh=dataclasses.replace(experiment.mesh, **sizes)), sizes, held
+    )
 
 
 def _overrides(experiment: Experiment, sizes: Mapping[str, int], changes: Mapping[str, Any]) -> tuple[str, ...]:

@@ -12,12 +12,15 @@ from jax.sharding import AxisType, NamedSharding
 
 import tessera
 from configs import defaults, gpt2_124m, gpt_7b
+from launch.experiment import read
 from launch.plan import mosaic
 from launch.plan.layout import full_sizes, lay_tokens, lay_weights
+from launch.plan.plan import stand_in
 from model import parameters
 from model.build import build
 from model.sharding import PRESETS, ShardingRules
 from tests import tiny
+from tests.launch.plan.tiny_plans import tiny_config
 from train.console import size
 
 
@@ -175,3 +178,11 @@ def test_a_plan_adds_memory_and_collectives(tmp_path, capsys):
         assert f"<td>{one['kind']}</td><td>{' + '.join(one['axes'])}</td>" in text
     assert tessera.main([*words, "--search_compiles=2"]) == 78
     assert "would change nothing without --search" in capsys.readouterr().err
+
+
+def test_the_vocabulary_is_the_tokenisers():
+    """Bytes with their special ids, not the size that a trained tokeniser would have."""
+    config = tiny_config(data=8)
+    config.model.vocab_size, config.data.tokenizer_vocab = 0, 32_000
+    table = next(laid for laid in tessera.picture(config).arrays if "vocab" in laid.axes)
+    assert table.shape[table.axes.index("vocab")] == stand_in(read(config)).vocab_size < 300

@@ -138,6 +138,15 @@ def test_vocabularies_without_a_corpus():
     assert stand_in(read(config)).vocab_size == 130_000
 
 
+def test_slices_reach_emulated_devices_and_stay_with_a_mesh_of_the_command_line():
+    with pytest.raises(ValueError, match="2 slices do not fit mesh.data 1 and mesh.stage 1"):
+        plan(tiny_config(), "h100:4", mesh={"fsdp": 8}, slices=2)
+    config = tiny_config()
+    config.mesh.slices = 4
+    with pytest.raises(ValueError, match="4 slices do not fit mesh.data 2"):
+        plan(config, "cpu:8", mesh={"data": 2, "fsdp": 4})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["v5e:2x2", "v5p:2x2x1", "v4:2x2x1"])
 def test_a_step_compiled_for_a_real_tpu(name):

@@ -13,6 +13,7 @@ from launch.plan import search as searching
 from launch.plan.estimate import held_bytes
 from launch.plan.search import Ranked, bound, candidates, search
 from launch.plan.topology import find_topology
+from launch.program import check
 from tests import tiny
 from train.chips import CHIPS
 from train.console import Console
@@ -47,6 +48,28 @@ def test_every_mesh_that_can_be_is_counted(given):
     for one in found:
         assert math.prod(one.sizes.values()) == 8 and one.bytes == held_bytes(one.experiment, one.sizes)
         assert one.experiment.mesh.sizes(8) == one.sizes and one.experiment.train.microbatches == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "slices"),
+    [
+        ({"architecture": "lstm", "mlp_dim": 0}, -1),
+        ({"experts": 4, "experts_per_token": 2}, -1),
+        ({"pipeline_microbatches": 4}, -1),
+        ({}, 2),
+        ({}, 4),
+    ],
+    ids=str,
+)
+def test_every_candidate_can_be_trained(tmp_path, changes, slices):
+    made = tiny.config(tmp_path)
+    made.model.update(vocab_size=260, **changes)
+    made.mesh.slices = slices
+    found = list(candidates(experiment.read(made), 8, None))
+    assert len({tuple(one.sizes.values()) for one in found}) >= 2
+    for one in found:
+        mesh = check(one.experiment)  # on eight devices that are there
+        assert dict(mesh.shape) == one.sizes and one.experiment.mesh.slices == slices
 
 
 def test_the_fewest_microbatches_that_fit(given):

@@ -73,7 +73,7 @@ def ended(process, folder, seconds=240):
 def wait_for_step(process, folder, step):
     """Waits until the run has logged `step`; the process ids of both children."""
     path = folder / "run" / "metrics.jsonl"
-    for _ in range(6000):
+    for _ in range(15000):  # 5 minutes: the machine may be busy
         if path.exists() and path.read_bytes().count(b'"loss"') >= step:
             said = (folder / "said.txt").read_text(errors="replace")
             return [int(pid) for pid in re.findall(r"process \d \(host .*?, pid (\d+)\)", said)[:2]]
@@ -169,7 +169,7 @@ def test_a_signal_before_the_first_step_ends_both(tmp_path):
 @pytest.mark.slow
 def test_an_error_in_one_process_ends_both_with_its_traceback(tmp_path):
     folder = write(tmp_path / "two", {}, BROKEN)
-    code, said = ended(start(folder, TESSERA_TRACEBACK="1"), folder, 120)
+    code, said = ended(start(folder, TESSERA_TRACEBACK="1"), folder)
     assert code == 74 and "Traceback" in said, said
     assert re.search(r"process 1 \(.*\) has ended, so this one ends: OSError: the disk of process 1 is gone", said), (
         said
@@ -201,7 +201,7 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path):
     process = start(folder)
     children = wait_for_step(process, folder, 20)
     os.kill(children[1], signal.SIGKILL)
-    code, said = ended(process, folder, 90)
+    code, said = ended(process, folder)
     assert code == 128 + signal.SIGKILL and "process 1 (pid" in said and "was ended by SIGKILL" in said, said
     assert all(map(gone, children))
     saved = len(losses(folder / "run")) // 5 * 5
@@ -216,7 +216,7 @@ def test_a_frozen_process_is_named_and_ended(tmp_path):
     process = start(folder)
     children = wait_for_step(process, folder, 20)
     os.kill(children[1], signal.SIGSTOP)
-    code, said = ended(process, folder, 90)
+    code, said = ended(process, folder)
     assert code not in (0, 75), said
     told = r"waiting for \d+ s at step \d+, which some processes have not reached: process 1 \(.*no sign of life"
     assert re.search(told, said), said
@@ -230,7 +230,7 @@ def test_children_save_and_stop_when_their_parent_is_killed(tmp_path):
     children = wait_for_step(process, folder, 20)
     process.kill()
     process.wait()
-    for _ in range(600):
+    for _ in range(1500):
         if all(map(gone, children)):
             break
         time.sleep(0.1)

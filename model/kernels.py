@@ -125,7 +125,7 @@ def _cuts(rules: ShardingRules, mesh_shape: Mapping[str, int]) -> Cuts:
 
 
 def _needs(c: ModelConfig, length: int, source_length: int, segments: bool) -> list[Need]:
-    def need(queries: int, keys: int, causal: bool, **what: bool) -> Need:
+    def need(queries: int, keys: int, causal: bool, **what: Any) -> Need:
         softcap, dropout = c.attention_softcap > 0, c.dropout > 0
         return Need(
             c.compute_dtype,

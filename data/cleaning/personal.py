@@ -97,9 +97,9 @@ class Personal:
 def scrub(text: str, kinds: tuple[str, ...] = KINDS) -> tuple[str, Counter[str]]:
     """`text` with placeholders for what is found of `kinds`, and how often each was found."""
     counts: Counter[str] = Counter()
-    seen, before = _half_width(text), None
+    before = None
     while text != before:  # a placeholder can set a number free that touched what it stands for
-        before = text
+        before, seen = text, _half_width(text)
         for kind in KINDS:
             for spans_of in _FINDERS[kind] if kind in kinds else ():
                 if spans := list(spans_of(seen)):

@@ -61,13 +61,14 @@ def test_every_tensor_comes_back(kind, tmp_path):
     same(params, load(tmp_path / "ours")[0])
 
 
-@pytest.mark.parametrize("rules", ["data_parallel", "fsdp", "tensor", "fsdp_tensor", "layers"])
+@pytest.mark.parametrize("rules", ["data_parallel", "fsdp", "tensor", "fsdp_tensor", "stages"])
 def test_every_sharding_holds_the_same_weights(rules, tmp_path):
     models.save("llama", tmp_path)
     one, _ = load(tmp_path)
     config = dataclasses.replace(read_config(tmp_path)[0], vocab_size=24)
-    rules = ShardingRules(layers="data") if rules == "layers" else PRESETS[rules]
-    mesh = tiny.mesh(data=2, fsdp=4) if rules == PRESETS["fsdp"] else tiny.mesh(data=2, tensor=3)
+    meshes = {"fsdp": {"data": 2, "fsdp": 4}, "stages": {"stage": 2, "tensor": 3}}
+    mesh = tiny.mesh(**meshes.get(rules, {"data": 2, "tensor": 3}))
+    rules = PRESETS["fsdp_tensor" if rules == "stages" else rules]
     params, _ = load(tmp_path, config, rules, mesh)
     table = np.asarray(params["embedding"]["embedding"])
     assert (table[19:] == 0).all() and (np.asarray(params["head"]["output"]["kernel"])[:, 19:] == 0).all()

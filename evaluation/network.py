@@ -6,8 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.multihost_utils import process_allgather
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data.tokenizers.tokenizer import Tokenizer
 from model.build import build
@@ -43,7 +42,9 @@ class Network:
         def part(params: Any, name: str, ids_BT: jax.Array, options: dict[str, Any]) -> jax.Array:
             return getattr(apply(self.network, params, ids_BT, **options), name)
 
-        self._part = jax.jit(part, static_argnames="name")
+        # Whole on every device: left to the compiler, few rows are cut in ways that a mesh has no name for.
+        whole = NamedSharding(mesh, PartitionSpec())
+        self._part = jax.jit(part, static_argnames="name", out_shardings=whole)
 
     def run(self, name: str, ids_BT: Any, **options: Any) -> np.ndarray:
         """One part of the network's `Output`, as float32. Options that are None are left out.
@@ -73,8 +74,7 @@ class Network:
             self._check_range(key, array)
         arrays = {key: array.astype(np.int32) for key, array in arrays.items()}
         with jax.set_mesh(self.mesh):
-            part = self._part(self.params, name, arrays.pop("ids_BT"), arrays)
-            return np.asarray(process_allgather(part, tiled=True), np.float32)
+            return np.asarray(self._part(self.params, name, arrays.pop("ids_BT"), arrays), np.float32)
 
     def padded(self, texts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Texts in one array, padded on the right, and the mask that is 1 on their tokens; each int32 (B, T)."""

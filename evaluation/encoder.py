@@ -65,10 +65,11 @@ class Encoder(Network):
                     hidden.append(([*ids[:place], mask_id, *ids[place + 1 :]], place, token))
         nats = 0.0
         for rows, ids_BT, mask_BT in self.batches([ids for ids, _, _ in hidden]):
-            places, tokens = (np.asarray([hidden[row][part] for row in rows]) for part in (1, 2))
-            scores = self.logits(ids_BT, mask_BT)[np.arange(len(rows)), places].astype(np.float64)
-            scores -= scores.max(1, keepdims=True)
-            nats += float((np.log(np.exp(scores).sum(1)) - scores[np.arange(len(rows)), tokens]).sum())
+            targets_BT, weights_BT = np.zeros_like(ids_BT), np.zeros(ids_BT.shape, np.float32)
+            for row, (_, place, token) in enumerate(hidden[number] for number in rows):
+                targets_BT[row, place], weights_BT[row, place] = token, 1.0
+            batch = {"inputs": ids_BT, "targets": targets_BT, "weights": weights_BT, "segments": mask_BT}
+            nats += self.score(batch)[0]
         count = len(hidden)
         if not count:
             raise ValueError("the texts have no token to predict: pass at least one")

@@ -11,7 +11,6 @@ from data.tokenizers.tokenizer import Tokenizer
 from evaluation.generation import Continuation, Generator
 from evaluation.network import Network
 from model.config import ModelConfig
-from model.losses import language_model_loss
 from model.ngram import ngram_loss
 from model.sharding import ShardingRules
 
@@ -28,9 +27,9 @@ class LanguageModel(Network):
     ) -> None:
         super().__init__(config, params, tokenizer, mesh, rules)
         self._generator = Generator(self)
-        counted = config.architecture == "ngram"
-        loss = ngram_loss(config.ngram_order) if counted else language_model_loss(self.network, self.rules)
-        self._sums = jax.jit(lambda params, batch: loss(params, batch, None))
+        if config.architecture == "ngram":  # no array of it has a vocabulary
+            loss = ngram_loss(config.ngram_order)
+            self._sums = jax.jit(lambda params, batch: loss(params, batch, None))
 
     def logits(self, ids: Any, mask: Any = None) -> np.ndarray:
         """Float32 (batch, length, vocab): scores of the token after each of `ids`, int (batch, length).
@@ -127,9 +126,8 @@ class LanguageModel(Network):
                 targets_BT[row, : len(windows[place]) - 1] = windows[place][1:]
             real_BT = mask_BT * (np.arange(len(mask_BT)) < len(places))[:, None]
             batch = {"inputs": ids_BT, "targets": targets_BT, "weights": real_BT.astype(np.float32)}
-            with jax.set_mesh(self.mesh):
-                sums = jax.device_get(self._sums(self.params, batch))
-            nats, tokens = nats + float(sums.loss), tokens + float(sums.weight)
+            more = self.score(batch)
+            nats, tokens = nats + more[0], tokens + more[1]
         return nats, tokens, count
 
 

@@ -12,12 +12,14 @@ from data.tokenizers.tokenizer import Tokenizer
 from model.build import build
 from model.config import ModelConfig
 from model.kernels import choose_attention
+from model.losses import Sums, language_model_loss
 from model.ring import check_cut
-from model.sharding import ShardingRules
+from model.sharding import ShardingRules, shards
 from model.transformer import apply
 
 TOKENS = 8192  # about as many are embedded or scored at once
 NARROWEST = 16  # shorter texts are padded to this
+LOGITS = 2**29  # bytes of f32 logits that are there at once while texts are scored
 
 
 class Network:
@@ -45,6 +47,7 @@ class Network:
         # Whole on every device: left to the compiler, few rows are cut in ways that a mesh has no name for.
         whole = NamedSharding(mesh, PartitionSpec())
         self._part = jax.jit(part, static_argnames="name", out_shardings=whole)
+        self._sums = jax.jit(self._summed)
 
     def run(self, name: str, ids_BT: Any, **options: Any) -> np.ndarray:
         """One part of the network's `Output`, as float32. Options that are None are left out.
@@ -75,6 +78,19 @@ class Network:
         arrays = {key: array.astype(np.int32) for key, array in arrays.items()}
         with jax.set_mesh(self.mesh):
             return np.asarray(self._part(self.params, name, arrays.pop("ids_BT"), arrays), np.float32)
+
+    def score(self, batch: dict[str, np.ndarray]) -> tuple[float, float]:
+        """Nats of a batch, as `model.losses.language_model_loss` reads it, and how many tokens it predicts.
+
+        Raises:
+            ValueError: ids outside the vocabulary, or a text longer than the context.
+        """
+        for name in ("source", "inputs", "targets"):
+            if name in batch:
+                self._check_range("source_BS" if name == "source" else "ids_BT", batch[name])
+        with jax.set_mesh(self.mesh):
+            sums = jax.device_get(self._sums(self.params, batch))
+        return float(sums.loss), float(sums.weight)
 
     def padded(self, texts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Texts in one array, padded on the right, and the mask that is 1 on their tokens; each int32 (B, T)."""
@@ -134,6 +150,18 @@ class Network:
     def _states(self, ids_BT: np.ndarray, mask_BT: np.ndarray) -> np.ndarray:
         """What `embed` averages."""
         return self.run("hidden_BTD", ids_BT, segments_BT=mask_BT)
+
+    def _summed(self, params: Any, batch: Any) -> Sums:
+        """Traced: the sums of a batch, in as many parts one after the other as its logits need to keep to `LOGITS`.
+
+        The smallest part is one token of each row on each device, whatever the vocabulary.
+        """
+        (B, T), rules = batch["inputs"].shape, self.rules
+        if T % (devices := shards(rules.length, dict(self.mesh.shape))):
+            rules, devices = dataclasses.replace(rules, length=None), 1  # what does not divide stays whole
+        size, here = 4 * B * T * self.config.vocab_size, T // devices
+        chunks = next(n for n in range(1, here + 1) if here % n == 0 and (size <= n * LOGITS or n == here))
+        return language_model_loss(self.network, rules, chunks=chunks)(params, batch, None)
 
     def _check_range(self, key: str, array: np.ndarray) -> None:
         """Raises ValueError for ids that are outside their table, or more than there are learned positions."""

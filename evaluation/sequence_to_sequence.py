@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -13,7 +12,6 @@ from evaluation.language_model import plain
 from evaluation.network import Network
 from evaluation.special_text import decode_filled, encode_marked, sentinel_ids
 from model.config import ModelConfig
-from model.losses import language_model_loss
 from model.sharding import ShardingRules
 
 
@@ -29,8 +27,6 @@ class SequenceToSequence(Network):
     ) -> None:
         super().__init__(config, params, tokenizer, mesh, rules)
         self._generator = Generator(self)
-        loss = language_model_loss(self.network, self.rules)
-        self._sums = jax.jit(lambda params, batch: loss(params, batch, None))
 
     def logits(self, ids: Any, decoder_ids: Any, mask: Any = None, decoder_mask: Any = None) -> np.ndarray:
         """Float32 (batch, decoder length, vocab): scores of the token after each of `decoder_ids`.
@@ -58,8 +54,6 @@ class SequenceToSequence(Network):
         for places, source_BS, source_mask_BS in self.batches([self._wrapped(text) for text in texts]):
             chosen = [answers[place] for place in places]
             target_BT, mask_BT = self.padded(chosen + [chosen[-1]] * (len(source_BS) - len(chosen)))
-            self._check_range("source_BS", source_BS)
-            self._check_range("ids_BT", target_BT)
             real_BT = mask_BT * (np.arange(len(mask_BT)) < len(places))[:, None]
             fill = ((0, 0), (0, self._width(target_BT.shape[1]) - target_BT.shape[1]))
             start = self.config.decoder_start_id
@@ -70,9 +64,8 @@ class SequenceToSequence(Network):
                 "source": source_BS,
                 "source_segments": source_mask_BS,
             }
-            with jax.set_mesh(self.mesh):
-                sums = jax.device_get(self._sums(self.params, batch))
-            nats, tokens = nats + float(sums.loss), tokens + float(sums.weight)
+            more = self.score(batch)
+            nats, tokens = nats + more[0], tokens + more[1]
         return nats / tokens
 
     def generate(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data.tokenizers.tokenizer import ByteTokenizer, WithSpecials
+from evaluation import network
 from evaluation.ask import ask
 from evaluation.encoder import Encoder
 from model import parameters
@@ -176,6 +177,13 @@ def test_loss_is_the_pseudo_likelihood(bert, plain):
     for texts in ([], "", [""]):
         with pytest.raises(ValueError, match="the texts have no token to predict"):
             bert.loss(texts)
+
+
+def test_loss_in_parts_is_the_loss(monkeypatch):
+    """Logits of one token of each row at a time, under a head that also pools the first token of what it sees."""
+    monkeypatch.setattr(network, "LOGITS", 1)
+    lm = made(head="pretraining")
+    assert lm.loss("abca") == pytest.approx(pseudo_nats(lm, "abca").mean(), rel=1e-5)
 
 
 def test_loss_of_more_places_than_a_batch():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import tessera
+from evaluation import network
 from evaluation.generation import INCOMPLETE
 from evaluation.language_model import LanguageModel
 from launch import train
@@ -214,3 +215,21 @@ def test_a_folder_that_is_no_run_names_the_runs_beside_it(run):
         tessera.load(run.with_name("rum"))
     with pytest.raises(RunError, match=r"checkpoints is not the folder of a run: it has no config.json$"):
         tessera.load(run / "checkpoints")
+
+
+@pytest.mark.parametrize("axes", [{}, {"data": 2, "context": 2}, {"context": 3}], ids=["one", "cut", "uneven"])
+def test_a_loss_never_holds_more_logits_than_its_bound(run, lm, monkeypatch, axes):
+    """4 rows of 32 tokens over 257 ids, in parts: f32 logits of 4 tokens each; and whole, by hand above."""
+    text = "a€é" * 18 + "zz" * 10
+    whole = lm.loss(text)
+    monkeypatch.setattr(network, "LOGITS", 4 * 4 * 4 * 257)
+    parts = (
+        tessera.load(run, mesh=tiny.mesh(**axes))
+        if axes
+        else LanguageModel(lm.config, lm.params, lm.tokenizer, lm.mesh)
+    )
+    assert parts.loss(text) == pytest.approx(whole, rel=1e-6)
+    batch = {name: np.zeros((4, 32), kind) for name, kind in (("inputs", int), ("targets", int), ("weights", "f4"))}
+    with jax.set_mesh(parts.mesh):
+        lowered = parts._sums.lower(parts.params, batch).as_text()
+    assert "tensor<4x4x257xf32>" in lowered and "tensor<4x32x257xf32>" not in lowered

@@ -34,7 +34,7 @@ ROWS = [
     "gpt_70b v5p:8x8x8",
     "gpt_70b v6e:16x16",
 ]
-FIELDS = ("config", "topology", "mesh", "fits", "hbm_bytes", "bytes", "step_seconds", "mfu_bound", "days")
+FIELDS = ("config", "topology", "mesh", "fits", "limit_bytes", "bytes", "step_seconds", "mfu_bound", "days")
 FIELDS += ("chip_hours",)
 HEAD = """# What the configs need on TPU slices
 
@@ -63,7 +63,7 @@ def main(wanted: list[str]) -> None:
 def line(made: dict) -> str:
     """One row of the table."""
     axes = ", ".join(f"{axis} {n}" for axis, n in made["mesh"].items() if n > 1)
-    memory = f"{size(made['bytes']['total'])} of {size(made['hbm_bytes'])}"
+    memory = f"{size(made['bytes']['total'])} of {size(made['limit_bytes'])}"
     speed = ["does not fit", "", "", ""]
     if made["fits"]:
         days = duration(86_400 * made["days"])

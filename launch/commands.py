@@ -160,7 +160,7 @@ def plan(values: Any, rest: Sequence[str]) -> int:
     if values.html:
         Path(values.html).expanduser().write_text(picture.picture(experiment, planned).page(), encoding="utf-8")
     if planned.fits is False:
-        needed = planned.bytes["total"] - (planned.hbm_bytes or 0)
+        needed = planned.bytes["total"] - (planned.limit_bytes or 0)
         console.say("what would help most, each by itself:")
         for line in advice(as_it_is(in_slices(experiment, planned.slices), planned.mesh), needed):
             console.say(f"  {line}")

@@ -173,12 +173,13 @@ def _card(laid: Laid) -> str:
 def _planned(plan: Plan) -> str:
     """Memory of one device as bars, and what devices say to each other."""
     held = [(kind, n) for kind, n in plan.bytes.items() if n > 0 and kind != "total"]
-    total, most = plan.bytes["total"], max(plan.bytes["total"], plan.hbm_bytes or 0)
-    rows = [*held, ("total", total), *([("HBM", plan.hbm_bytes)] if plan.hbm_bytes else [])]
+    total, most = plan.bytes["total"], max(plan.bytes["total"], plan.limit_bytes or 0)
+    rows = [*held, ("total", total), *([("usable", plan.limit_bytes)] if plan.limit_bytes else [])]
     bars = "".join(
         f'<text x="108" y="{22 * row + 15}" text-anchor="end">{_text(kind)}</text>'
-        f'<rect class="{"whole" if kind in ("total", "HBM") else "bar"}" x="116" y="{22 * row + 3}" rx="2" height="15" '
-        f'width="{320 * n / most:.1f}"/><text x="{122 + 320 * n / most:.1f}" y="{22 * row + 15}">{size(n)}</text>'
+        f'<rect class="{"whole" if kind in ("total", "usable") else "bar"}" x="116" y="{22 * row + 3}" rx="2" '
+        f'height="15" width="{320 * n / most:.1f}"/>'
+        f'<text x="{122 + 320 * n / most:.1f}" y="{22 * row + 15}">{size(n)}</text>'
         for row, (kind, n) in enumerate(rows)
     )
     label = f"memory of one of {plan.num_devices} devices, {plan.method}"

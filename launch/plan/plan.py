@@ -47,7 +47,7 @@ class Plan:
     mesh: dict[str, int]  # size of each axis
     method: str  # "compiled for TPU" | "emulated"
     fits: bool | None
-    hbm_bytes: int | None
+    limit_bytes: int | None  # that a program may take of it: `train.chips.Chip`
     bytes: dict[str, int]
     named_bytes: int  # of gradients, activations and temporaries: how many the walk through the schedule found
     buffers: list[Buffer]  # the largest arrays at the fullest moment; of the CPU's program where emulated
@@ -122,7 +122,7 @@ def planned(experiment: Experiment, topology: Topology, *, tokens: float = 0.0) 
         num_devices=program.mesh.size,
         mesh=dict(program.mesh.shape),
         method=topology.method,
-        hbm_bytes=chip.hbm_bytes if chip else None,
+        limit_bytes=chip.limit_bytes if chip else None,
         replicated=replicated(program),
         executed_flops_per_step=executed,
         **memory,
@@ -167,14 +167,15 @@ def stand_in(experiment: Experiment) -> Tokenizer:
 
 def _compiled(program: Program, topology: Topology, microbatches: int) -> dict[str, Any]:
     """Compiles, and what that tells of memory and wires."""
-    given, limit = given_bytes(program), topology.chip.hbm_bytes if topology.chip else None
+    given, limit = given_bytes(program), topology.chip.limit_bytes if topology.chip else None
     began = time.perf_counter()
     try:
         compiled, seconds = program.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        needed = {**given, "temporaries": _told(str(error))}
+        # What the compiler calls temporaries has the arguments in it.
+        needed = {**given, "temporaries": max(0, _told(str(error)) - sum(given.values()))}
         return {
             "fits": False,
             "bytes": {**needed, "total": sum(needed.values())},

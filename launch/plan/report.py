@@ -18,10 +18,15 @@ def show(console: Console, plan: Plan) -> None:
     console.say(_method(plan))
     console.say(_verdict(plan))
     rows = [
-        [kind, size(held) if held or kind != "temporaries" else "-", _share(held, plan.hbm_bytes), _origin(kind, plan)]
+        [
+            kind,
+            size(held) if held or kind != "temporaries" else "-",
+            _share(held, plan.limit_bytes),
+            _origin(kind, plan),
+        ]
         for kind, held in plan.bytes.items()
     ]
-    console.table("memory of one device", ["bytes", "", "of HBM", "from"], rows)
+    console.table("memory of one device", ["bytes", "", "of usable", "from"], rows)
     if plan.buffers:
         console.table(f"largest arrays at the fullest moment ({_named(plan)})", *_buffers(plan))
     if plan.replicated:
@@ -47,12 +52,12 @@ def _method(plan: Plan) -> str:
 def _verdict(plan: Plan) -> str:
     if plan.problem:
         return f"DOES NOT FIT: {plan.problem}"
-    if plan.fits is None or plan.hbm_bytes is None:
+    if plan.fits is None or plan.limit_bytes is None:
         return f"needs {size(plan.bytes['total'])} a device"
-    total, whole = size(plan.bytes["total"]), size(plan.hbm_bytes)
+    total, whole = size(plan.bytes["total"]), size(plan.limit_bytes)
     if plan.method == COMPILED:
-        return f"fits: {total} of {whole} a device" if plan.fits else f"DOES NOT FIT: {total} of {whole} a device"
-    return f"{'may fit' if plan.fits else 'MAY NOT FIT'}: {total} of {whole} a device, by count"
+        return f"{'fits' if plan.fits else 'DOES NOT FIT'}: {total} of {whole} usable a device"
+    return f"{'may fit' if plan.fits else 'MAY NOT FIT'}: {total} of {whole} usable a device, by count"
 
 
 def _origin(kind: str, plan: Plan) -> str:

@@ -34,12 +34,12 @@ class Ranked:
     @property
     def over(self) -> int:
         """Bytes that a device lacks; 0 where it fits."""
-        if self.plan.fits is not False or self.plan.hbm_bytes is None:
+        if self.plan.fits is not False or self.plan.limit_bytes is None:
             return 0
-        return max(self.plan.bytes["total"] - self.plan.hbm_bytes, 1)
+        return max(self.plan.bytes["total"] - self.plan.limit_bytes, 1)
 
 
-def candidates(experiment: Experiment, num_devices: int, hbm_bytes: int | None) -> Iterator[Variant]:
+def candidates(experiment: Experiment, num_devices: int, limit_bytes: int | None) -> Iterator[Variant]:
     """For every mesh that the experiment goes on and every remat the variant of the fewest microbatches that fits by
     count (all fit where no limit is known), or the smallest where none does: each microbatch gathers the weights anew.
 
@@ -61,7 +61,7 @@ def candidates(experiment: Experiment, num_devices: int, hbm_bytes: int | None) 
                     continue
                 if smallest is None or variant.total < smallest.total:
                     smallest = variant
-                if hbm_bytes is None or variant.total <= hbm_bytes:
+                if limit_bytes is None or variant.total <= limit_bytes:
                     break
             if smallest is not None:
                 yield smallest
@@ -92,7 +92,7 @@ def search(experiment: Experiment, topology: Topology, *, compiles: int, console
         raise ValueError(f"--search_compiles is {compiles}: at least 1 layout is to be compiled")
     experiment = in_slices(experiment, topology.slices)
     chip, count = topology.chip, len(topology.devices)
-    limit = chip.hbm_bytes if chip else None
+    limit = chip.limit_bytes if chip else None
     counted = list(candidates(experiment, count, limit))
     if not counted:
         raise ValueError(f"no mesh of {count} devices cuts the weights and the batch of this config into equal parts")

@@ -14,8 +14,9 @@ from launch.experiment import read
 from launch.plan import topology
 from launch.plan.flops import executed_flops
 from launch.plan.memory import replicated
+from launch.plan.oom import shortage
 from launch.plan.plan import Plan, plan, stand_in
-from launch.plan.topology import COMPILED, EMULATED
+from launch.plan.topology import COMPILED, EMULATED, find_topology
 from launch.program import Program, assemble
 from model.config import flops_per_sequence
 from model.kernels import splash
@@ -56,7 +57,7 @@ def test_what_is_given_is_what_devices_hold_and_what_the_compiled_step_takes(mad
 
 def test_a_plan_says_what_it_is_of(made):
     config, planned = made
-    assert planned.method == EMULATED and planned.fits is None and planned.hbm_bytes is None
+    assert planned.method == EMULATED and planned.fits is None and planned.limit_bytes is None
     assert planned.num_chips == planned.num_devices == 8 and math.prod(planned.mesh.values()) == 8
     assert planned.tokens_per_step == 8 * 16 and planned.tokens == 8 * 16 * config.train.steps
     model = dataclasses.replace(read(config).model).resolved()
@@ -191,4 +192,30 @@ def test_a_step_that_does_not_fit_is_a_plan_too(monkeypatch):
     monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
     planned = plan(tiny_config(data=8), "v5e:2x4")
     assert planned.fits is False and planned.problem == "Used 20.50G of 15.75G hbm."
-    assert planned.bytes["temporaries"] == round(20.5 * 2**30) and planned.compute_seconds
+    # "Used" has the arguments in it.
+    assert planned.bytes["total"] == round(20.5 * 2**30) and planned.bytes["parameters"] and planned.compute_seconds
+
+
+def test_what_fits_is_what_the_compiler_lets_a_program_take(monkeypatch):
+    """16 GiB are on the data sheet of v5e, 15.75 can be used: what is between does not fit."""
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    nothing = jax.jit(lambda x: x).lower(1.0).compile()
+    monkeypatch.setattr(Program, "compile", lambda self: (nothing, 0.1))
+    monkeypatch.setattr("launch.plan.plan.counted_bytes", lambda *_: {"gradients": int(15.8 * 2**30), "activations": 0})
+    planned = plan(tiny_config(data=8), "v5e:2x4")
+    assert planned.limit_bytes == 15.75 * 2**30 < planned.bytes["total"] < CHIPS["v5e"].hbm_bytes
+    assert planned.fits is False
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"), [("v4", "2x2x1"), ("v5e", "2x2"), ("v5p", "2x2x1"), ("v6e", "2x2"), ("tpu7x", "2x2x1")]
+)
+def test_usable_memory_is_what_the_compiler_says(name, layout):
+    """A program of 320 GiB, half of them its argument, is refused on each chip with what there is."""
+    pytest.importorskip("libtpu")
+    at = jax.sharding.SingleDeviceSharding(find_topology(f"{name}:{layout}").devices[0])
+    x = jax.ShapeDtypeStruct((40 * 2**30,), jnp.float32, sharding=at)
+    with pytest.raises(jax.errors.JaxRuntimeError) as refused:
+        jax.jit(lambda x: x * 2).lower(x).compile()
+    told = shortage(refused.value)
+    assert told and told.asked == 320 * 2**30 and told.there == CHIPS[name].limit_bytes

@@ -121,7 +121,7 @@ def shown(planned: Plan) -> str:
 
 def test_a_report_of_what_fits():
     text = shown(PLAN)
-    for piece in ("fits: 6.0 GiB of 16.0 GiB", "compiled by libtpu", "names 50% of", "fsdp 4", "model/mlp.py:7"):
+    for piece in ("fits: 6.0 GiB of 16.0 GiB usable", "compiled by libtpu", "names 50% of", "fsdp 4", "model/mlp.py:7"):
         assert piece in text, piece
     assert "all-gather" in text and "3.0 GiB" in text  # 1 GiB, three times
     assert "40.0% at most" in text and "10.0 ms at best" in text and "25.0 ms if nothing does" in text

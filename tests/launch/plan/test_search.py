@@ -140,8 +140,8 @@ def plans(monkeypatch):
     class Said:
         def __init__(self, one, topology):
             self.bytes = {"total": sum(held_bytes(one, one.mesh.sizes(len(topology.devices))).values())}
-            self.hbm_bytes = short["hbm"]
-            self.fits = self.bytes["total"] <= self.hbm_bytes
+            self.limit_bytes = short["hbm"]
+            self.fits = self.bytes["total"] <= self.limit_bytes
             self.step_seconds, self.mfu_bound, self.compile_seconds = 1e6 / self.bytes["total"], 0.5, 2.0
 
     monkeypatch.setattr(searching, "planned", lambda one, topology: Said(one, topology))

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data.corpus import prepare
@@ -18,8 +19,9 @@ from launch.experiment import Experiment
 from launch.records import run_folder, same_run, write_run
 from model.ngram import ngram_loss
 from model.ngram_table import count_ngrams, save_ngram
+from model.sharding import MESH_AXES
 from train.console import Console
-from train.mesh import single_device_mesh
+from train.mesh import make_mesh, single_device_mesh
 from train.records import MetricsLog, open_run
 
 TABLE = "ngram.npz"  # of a run folder
@@ -28,7 +30,7 @@ TABLE = "ngram.npz"  # of a run folder
 def count(config: ConfigDict, experiment: Experiment, *, fresh: bool, console: Console) -> int:
     """Counts the training text and scores the held-out text: exit code 0."""
     began = time.monotonic()
-    check(experiment)
+    mesh = check(experiment)
     with open_run(run_folder(experiment, fresh, console)) as folder:
         corpus = prepare(experiment.data, report=console.say)
         tokenizer = corpus.tokenizer
@@ -39,7 +41,7 @@ def count(config: ConfigDict, experiment: Experiment, *, fresh: bool, console: C
         if (folder / TABLE).is_file():
             console.say(f"run {folder} is complete    anew: --fresh")
             return 0
-        lm = LanguageModel(model, None, tokenizer, single_device_mesh())
+        lm = LanguageModel(model, None, tokenizer, mesh)
         scores.check_prompts(lm, experiment)
         write_run(folder, record, tokenizer)
         started = time.perf_counter()
@@ -57,12 +59,16 @@ def count(config: ConfigDict, experiment: Experiment, *, fresh: bool, console: C
         return 0
 
 
-def check(experiment: Experiment) -> None:
-    """Raises ValueError for what an n-gram model cannot be asked."""
+def check(experiment: Experiment) -> Mesh:
+    """The mesh of one device. Raises ValueError for what an n-gram model cannot be asked."""
     if experiment.objective.name != "causal_lm":
         raise ValueError(f"objective.name is {experiment.objective.name!r}: an n-gram model has causal_lm")
     if experiment.data.mixture or experiment.data.packing != "chunk":
         raise ValueError("an n-gram model counts one text as it is: use data.path, not data.mixture, and packing chunk")
+    for axis in MESH_AXES:
+        if (size := getattr(experiment.mesh, axis)) not in (1, -1):
+            raise ValueError(f"mesh.{axis} is {size}: an n-gram model is counted and scored on one device, use 1")
+    return make_mesh(experiment.mesh, jax.devices()[:1])
 
 
 def held_out_scores(experiment: Experiment, model: Any, table: Mapping[str, Any], corpus: Any) -> dict[str, float]:

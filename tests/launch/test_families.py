@@ -195,6 +195,23 @@ def test_a_prompt_that_cannot_be_answered_is_found_before_counting(tmp_path, mon
         train.run(config)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"mesh.data": 8}, "mesh.data is 8: an n-gram model is counted and scored on one device, use 1"),
+        ({"mesh.context": 0}, "mesh.context is 0: an n-gram model"),
+        ({"mesh.fsdp": -1}, "mesh data=-1, fsdp=-1: sizes are positive, and at most one is -1"),
+        ({"mesh.slices": 2}, "mesh.slices is 2: it must divide the 1 devices, or be -1"),
+    ],
+)
+def test_a_mesh_that_means_nothing_to_counting_is_refused(tmp_path, changes, says):
+    config = config_of(tmp_path, "ngram")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=says):
+        train.run(config)
+    assert not (tmp_path / "run").exists()
+
+
 MISMATCHES = {
     "masked_lm of a decoder": (
         {"objective.name": "masked_lm"},

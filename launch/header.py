@@ -7,7 +7,7 @@ import jax
 
 from launch.program import Program
 from model.config import ModelConfig
-from train.chips import peak_flops
+from train.chips import chip_of
 from train.console import Console, parameter_rows, size
 from train.meter import Rates
 from train.peers import peers
@@ -15,7 +15,8 @@ from train.peers import peers
 
 def peak(program: Program) -> float | None:
     """Peak FLOP/s of one device in the precision of the run, where a data sheet gives it."""
-    return peak_flops(program.mesh.devices.flat[0]) if program.config.compute_dtype == "bfloat16" else None
+    chip = chip_of(program.mesh.devices.flat[0])
+    return chip.peak(program.config.compute_dtype) if chip else None
 
 
 def show(
@@ -67,6 +68,6 @@ def process_rows() -> list[list[str]]:
 
 def _no_peak(program: Program) -> str:
     device = program.mesh.devices.flat[0]
-    if peak_flops(device):
+    if chip_of(device):
         return f"no MFU: the published peak is for bfloat16, this run computes in {program.config.compute_dtype}"
     return f"no MFU: no published peak for {device.device_kind}"

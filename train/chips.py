@@ -25,6 +25,10 @@ class Chip:
         """What a program may take of the memory: all of the data sheet where no compiler was seen to say otherwise."""
         return round(self.usable_gib * GIB) or self.hbm_bytes
 
+    def peak(self, compute_dtype: str) -> float | None:
+        """Peak FLOP/s of a device in a precision, or None where the data sheets here do not give it."""
+        return self.peak_flops if compute_dtype == "bfloat16" else None
+
 
 # TPU: the system architecture pages of cloud.google.com/tpu/docs (peak, HBM and its bandwidth); links and network from
 # Austin et al. 2025, "How to Scale Your Model", part 2 (25 GB/s of network a host of 4 chips, of v5e and v6e 8); of v7x
@@ -52,9 +56,3 @@ CHIPS = {
 def chip_of(device: Any) -> Chip | None:
     """The data sheet of a JAX device, or None where there is none (a CPU)."""
     return next((chip for chip in CHIPS.values() if device.device_kind.startswith(chip.kinds)), None)
-
-
-def peak_flops(device: Any) -> float | None:
-    """Peak bf16 FLOP/s of a JAX device, or None where no data sheet gives one."""
-    chip = chip_of(device)
-    return chip.peak_flops if chip else None

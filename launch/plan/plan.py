@@ -56,7 +56,7 @@ class Plan:
     flops_per_step: float  # useful ones of all devices: `model.config.flops_per_sequence`
     executed_flops_per_step: float  # matrix products of the traced step, recomputation included
     traffic: float  # bytes that a device reads and writes in a step; where emulated, only its state, once each
-    compute_seconds: float | None  # executed FLOPs at the bf16 peak
+    compute_seconds: float | None  # executed FLOPs at the bf16 peak; None in float32, whose peak no data sheet gives
     memory_seconds: float | None  # traffic at the HBM's bandwidth
     collective_seconds: dict[str, float]  # by mesh axes, joined with "+"
     step_seconds: float | None  # the longest of compute, memory and wires: everything overlaps
@@ -230,23 +230,29 @@ def _speed(
         "collective_seconds": {},
     }
     chip, devices = topology.chip, program.mesh.size
-    unknown = ("compute_seconds", "memory_seconds", "step_seconds", "serial_step_seconds", "mfu_bound")
+    unknown = ("compute_seconds", "step_seconds", "serial_step_seconds", "mfu_bound")
+    known |= dict.fromkeys((*unknown, "memory_seconds", "tokens_per_day", "days", "chip_hours"))
     if chip is None:
-        return known | dict.fromkeys((*unknown, "tokens_per_day", "days", "chip_hours"))
-    compute = roofline.compute_seconds(executed, chip, devices)
+        return known
     hbm = roofline.memory_seconds(memory["traffic"], chip)
     places = roofline.places_of(topology.devices, chip, topology.sizes)
     wires = roofline.collective_seconds(memory["collectives"], program.mesh, chip, places)
+    known |= {
+        "memory_seconds": hbm,
+        "collective_seconds": {"+".join(axes): seconds for axes, seconds in wires.items()},
+    }
+    peak = chip.peak(program.config.compute_dtype)
+    if peak is None:
+        return known
+    compute = roofline.compute_seconds(executed, peak, devices)
     step = max(compute, hbm, sum(wires.values()))
     days = known["tokens"] / a_step * step / roofline.SECONDS_A_DAY
     return known | {
         "compute_seconds": compute,
-        "memory_seconds": hbm,
-        "collective_seconds": {"+".join(axes): seconds for axes, seconds in wires.items()},
         "step_seconds": step,
         "serial_step_seconds": compute + hbm + sum(wires.values()),
         # A kernel that skips what a window hides executes less than counts as useful: that is no reason for over 100 %.
-        "mfu_bound": roofline.mfu(min(useful, executed), step, chip, devices),
+        "mfu_bound": roofline.mfu(min(useful, executed), step, peak, devices),
         "tokens_per_day": a_step / step * roofline.SECONDS_A_DAY,
         "days": days,
         "chip_hours": 24 * days * devices / chip.devices,

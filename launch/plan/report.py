@@ -112,20 +112,27 @@ def _speed(plan: Plan) -> Mapping[str, str]:
         "work": f"{plan.tokens_per_step:,} tokens a step, {plan.flops_per_step:.3g} useful FLOPs; executed are "
         f"{plan.executed_flops_per_step:.3g}; both count all positions of causal attention, recomputation adds",
     }
-    known = (plan.compute_seconds, plan.memory_seconds, plan.step_seconds, plan.serial_step_seconds)
-    compute, memory, step, serial = (seconds or 0.0 for seconds in known)
-    if plan.step_seconds is None or plan.mfu_bound is None:
+    if plan.memory_seconds is None:
         return {**lines, "speed": f"no bound: there is no data sheet of {plan.chip}"}
+    compute = "-: no data sheet gives the peak in float32"
+    if plan.compute_seconds is not None:
+        compute = f"{_time(plan.compute_seconds)} at the bf16 peak"
     if plan.problem:
-        return {**lines, "speed": f"{_time(compute)} a step at the bf16 peak, if it did fit"}
+        return {**lines, "speed": f"{compute}, if it did fit"}
     wires = ", ".join(f"{axes} {_time(seconds)}" for axes, seconds in plan.collective_seconds.items()) or "none"
     read = "read and written" if plan.method == COMPILED else "of the state alone, read and written once"
-    days, hours = plan.days or 0.0, plan.chip_hours or 0.0
+    lines |= {
+        "compute": compute,
+        "memory": f"{_time(plan.memory_seconds)} for {size(plan.traffic)} {read} a device",
+        "wires": f"{wires} (rings at full bandwidth, no latency)",
+    }
+    if plan.mfu_bound is None:
+        return {**lines, "MFU": "-"}
+    step, serial, days, hours = (
+        seconds or 0.0 for seconds in (plan.step_seconds, plan.serial_step_seconds, plan.days, plan.chip_hours)
+    )
     return {
         **lines,
-        "compute": f"{_time(compute)} at the bf16 peak",
-        "memory": f"{_time(memory)} for {size(plan.traffic)} {read} a device",
-        "wires": f"{wires} (rings at full bandwidth, no latency)",
         "step": f"{_time(step)} at best, if all three overlap; {_time(serial)} if nothing does",
         "MFU": f"{plan.mfu_bound:.1%} at most",
         "tokens": f"{plan.tokens_per_day or 0:,.0f} a day at most; {plan.tokens:.3g} take {duration(86_400 * days)}, "

@@ -14,9 +14,9 @@ GPUS_OF_A_MACHINE = 8  # behind one NVLink switch
 SECONDS_A_DAY = 86_400
 
 
-def compute_seconds(flops: float, chip: Chip, devices: int) -> float:
-    """Of all FLOPs of a step at the bfloat16 peak, evenly over the devices."""
-    return flops / (chip.peak_flops * devices)
+def compute_seconds(flops: float, peak: float, devices: int) -> float:
+    """Of all FLOPs of a step at the peak FLOP/s of a device, evenly over the devices."""
+    return flops / (peak * devices)
 
 
 def memory_seconds(traffic: float, chip: Chip) -> float:
@@ -83,6 +83,6 @@ def places_of(devices: Sequence[Any], chip: Chip, sizes: Sequence[int]) -> dict[
     return places
 
 
-def mfu(flops: float, seconds: float, chip: Chip, devices: int) -> float:
+def mfu(flops: float, seconds: float, peak: float, devices: int) -> float:
     """Model FLOPs utilisation: the useful FLOPs of a step over what the chips could do in that time."""
-    return flops / (seconds * chip.peak_flops * devices)
+    return flops / (seconds * peak * devices)

@@ -190,7 +190,9 @@ def test_a_step_that_does_not_fit_is_a_plan_too(monkeypatch):
 
     monkeypatch.setattr(Program, "compile", refuse)
     monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
-    planned = plan(tiny_config(data=8), "v5e:2x4")
+    config = tiny_config(data=8)
+    config.model.compute_dtype = "bfloat16"
+    planned = plan(config, "v5e:2x4")
     assert planned.fits is False and planned.problem == "Used 20.50G of 15.75G hbm."
     # "Used" has the arguments in it.
     assert planned.bytes["total"] == round(20.5 * 2**30) and planned.bytes["parameters"] and planned.compute_seconds
@@ -205,6 +207,9 @@ def test_what_fits_is_what_the_compiler_lets_a_program_take(monkeypatch):
     planned = plan(tiny_config(data=8), "v5e:2x4")
     assert planned.limit_bytes == 15.75 * 2**30 < planned.bytes["total"] < CHIPS["v5e"].hbm_bytes
     assert planned.fits is False
+    # It computes in float32, of which no data sheet gives the peak.
+    assert planned.compute_seconds is planned.step_seconds is planned.mfu_bound is planned.days is None
+    assert planned.memory_seconds and planned.memory_seconds > 0 and planned.flops_per_step
 
 
 @pytest.mark.parametrize(

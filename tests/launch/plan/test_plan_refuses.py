@@ -130,4 +130,8 @@ def test_a_report_of_what_fits():
 def test_a_report_of_what_does_not_fit():
     text = shown(dataclasses.replace(PLAN, fits=False, problem="Ran out of memory on HBM", collectives=[], buffers=[]))
     assert "DOES NOT FIT: Ran out of memory on HBM" in text and "if it did fit" in text
+    unknown = dict.fromkeys(("compute_seconds", "step_seconds", "serial_step_seconds", "mfu_bound"))
+    text = shown(dataclasses.replace(PLAN, **unknown))
+    assert "compute    -: no data sheet" in text and "MFU        -" in text and "at best" not in text
+    assert "10.0 ms for 7.6 GiB" in text  # its memory is known all the same
     assert "may fit" in shown(dataclasses.replace(PLAN, method=EMULATED))

@@ -10,7 +10,7 @@ from launch.plan.collectives import Collective
 from launch.plan.hlo import parse
 from launch.plan.live import fullest, padded_bytes, traffic
 from launch.plan.roofline import bandwidth, collective_seconds, compute_seconds, mfu, places_of
-from train.chips import CHIPS, chip_of, peak_flops
+from train.chips import CHIPS, chip_of
 
 V5P, V5E, H100 = CHIPS["v5p"], CHIPS["v5e"], CHIPS["h100"]
 
@@ -80,8 +80,8 @@ def test_seconds_of_a_ring(kind, seconds):
 
 
 def test_compute_and_mfu():
-    assert compute_seconds(459e12 * 8, V5P, 8) == pytest.approx(1.0)
-    assert mfu(459e12, 2.0, V5P, 1) == pytest.approx(0.5)
+    assert compute_seconds(459e12 * 8, 459e12, 8) == pytest.approx(1.0)
+    assert mfu(459e12, 2.0, 459e12, 1) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,8 @@ def test_compute_and_mfu():
     [("TPU v5", 459e12), ("TPU v5 lite", 197e12), ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12)],
 )
 def test_data_sheets_by_kind(kind, peak):
-    assert peak_flops(types.SimpleNamespace(device_kind=kind)) == peak
+    chip = chip_of(types.SimpleNamespace(device_kind=kind))
+    assert chip.peak("bfloat16") == peak and chip.peak("float32") is None
     assert chip_of(types.SimpleNamespace(device_kind="cpu")) is None
 
 

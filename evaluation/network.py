@@ -169,8 +169,7 @@ class Network:
         sizes = {"ids_BT": c.vocab_size, "source_BS": c.vocab_size, "token_types_BT": c.token_types}
         if key not in sizes:
             return
-        learned = c.architecture in ("decoder", "encoder", "encoder_decoder") and c.positions == "learned"
-        if learned and array.shape[1] > c.max_length:
+        if c.attends and c.positions == "learned" and array.shape[1] > c.max_length:
             raise ValueError(f"{array.shape[1]} tokens do not fit the context of {c.max_length}: cut the input")
         if array.size and not 0 <= array.min() <= array.max() < sizes[key]:
             table = "there are" if key == "token_types_BT" else "the vocabulary is"

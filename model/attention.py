@@ -11,8 +11,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from model import kernels, ring
 from model.cache import Cache
-from model.layers import Initializer, Linear, WeightDropout
-from model.mask import MASKED, MaskSpec
+from model.layers import Initializer, Linear, WeightDropout, capped
+from model.mask import MASKED, MaskSpec, final_scores
 from model.positions import Rotate, ScoreBias
 from model.sharding import ShardingRules
 
@@ -70,7 +70,7 @@ def reference_attention(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask: MaskSpec, scale
     q, k, v = (x.astype(jnp.float32) for x in (q_BHTK, k_BGSK, v_BGSK))
     k_BHSK, v_BHSK = jnp.repeat(k, repeats, axis=1), jnp.repeat(v, repeats, axis=1)
     precise = jax.lax.Precision.HIGHEST
-    scores_BHTS = _capped(jnp.einsum("BHTK,BHSK->BHTS", q, k_BHSK, precision=precise) * scale, softcap)
+    scores_BHTS = capped(jnp.einsum("BHTK,BHSK->BHTS", q, k_BHSK, precision=precise) * scale, softcap)
     if bias_1HTS is not None:
         scores_BHTS += bias_1HTS
     allowed = mask.allowed(q.shape[2], k.shape[2])
@@ -102,22 +102,12 @@ def xla_attention(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask: MaskSpec, scale, soft
 
 def _attend(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask: MaskSpec, scale, softcap, drop) -> jax.Array:
     B, H, T, K = q_BHTK.shape
-    G, S = k_BGSK.shape[1:3]
+    G = k_BGSK.shape[1]
     q_BGRTK = (q_BHTK * scale).reshape(B, G, H // G, T, K)
-    scores = jnp.einsum("BGRTK,BGSK->BGRTS", q_BGRTK, k_BGSK, preferred_element_type=jnp.float32)
-    scores = _capped(scores, softcap)
-    if bias_1HTS is not None:
-        scores += bias_1HTS.reshape(1, G, H // G, T, S)
-    allowed = mask.allowed(T, S)
-    if allowed is not None:
-        scores = jnp.where(allowed[:, :, None], scores, MASKED)
-    weights_BGRTS = jax.nn.softmax(scores, axis=-1)
+    products_BGRTS = jnp.einsum("BGRTK,BGSK->BGRTS", q_BGRTK, k_BGSK, preferred_element_type=jnp.float32)
+    weights_BGRTS = jax.nn.softmax(final_scores(products_BGRTS, softcap, bias_1HTS, mask), axis=-1)
     weights_BGRTS = drop(weights_BGRTS) if drop else weights_BGRTS
     return jnp.einsum("BGRTS,BGSK->BGRTK", weights_BGRTS.astype(v_BGSK.dtype), v_BGSK).reshape(B, H, T, K)
-
-
-def _capped(scores: jax.Array, softcap: float) -> jax.Array:
-    return softcap * jnp.tanh(scores / softcap) if softcap else scores
 
 
 IMPLEMENTATIONS = {"reference": reference_attention, "xla": xla_attention}

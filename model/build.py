@@ -64,9 +64,9 @@ def build(config: ModelConfig, rules: ShardingRules | None = None, *, stacked: b
     if c.architecture == "encoder_decoder":
         encoder = _stack(c, init, rules, "encoder", c.num_encoder_layers, cross=False, stacked=stacked)
         decoder = _stack(c, init, rules, "decoder", c.num_layers, cross=True, stacked=stacked)
-        return EncoderDecoder(embedding, encoder, decoder, head, rules)
+        return EncoderDecoder(embedding, encoder, decoder, head)
     stack = _stack(c, init, rules, c.architecture, c.num_layers, cross=False, stacked=stacked)
-    return Transformer(embedding, stack, head, rules)
+    return Transformer(embedding, stack, head)
 
 
 def _initializers(c: ModelConfig) -> Initializers:

@@ -172,8 +172,7 @@ class Decoder:
         if config.architecture == "encoder":
             raise ValueError("an encoder has no next token: generate with another architecture")
         self.model, self.config, self.rules = model, config.resolved(), rules or ShardingRules()
-        bounded = config.architecture in ("decoder", "encoder_decoder")
-        self._limit = config.max_length if bounded else sys.maxsize  # tokens that the network can look back on
+        self._limit = config.max_length if config.attends else sys.maxsize  # tokens that it can look back on
         # Many steps with the same weights: on a CPU it pays to take the layers apart once for all of them.
         apart = self.config.attends and jax.default_backend() == "cpu"
         stepped = build(self.config, self.rules, stacked=False) if apart else model

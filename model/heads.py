@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from model.layers import Dropout, Embedding, Initializer, Linear
+from model.layers import Dropout, Embedding, Initializer, Linear, capped
 from model.mlp import Activation
 from model.parameters import declare
 from model.sharding import ShardingRules
@@ -25,8 +25,7 @@ class LanguageModelHead(nn.Module):
     def __call__(self, x_BTD: jax.Array, embedding: Embedding, train: bool) -> Output:
         x_BTD = x_BTD * self.scale if self.scale != 1.0 else x_BTD
         logits = embedding.logits(x_BTD) if self.output is None else self.output(name="output")(x_BTD)
-        logits = logits.astype(jnp.float32)
-        logits = self.softcap * jnp.tanh(logits / self.softcap) if self.softcap else logits
+        logits = capped(logits.astype(jnp.float32), self.softcap)
         return Output(logits=self.rules.constrain(logits, "batch", "length", "vocab"))
 
 

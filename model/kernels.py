@@ -181,7 +181,7 @@ def cudnn(q_BHTK, k_BGSK, v_BGSK, mask: MaskSpec, scale: float, softcap: float, 
     """Flash attention of cuDNN (Dao 2023), on the batch and the heads of each device: o_BHTK."""
     del softcap  # it has none
     # It splits itself over batch and heads, as long as queries and keys are cut alike.
-    k_BGSK, v_BGSK = (rules.constrain(_for_parts(x, rules), *QUERIES) for x in (k_BGSK, v_BGSK))
+    k_BGSK, v_BGSK = (rules.constrain(repeat_for_parts(x, rules), *QUERIES) for x in (k_BGSK, v_BGSK))
     o_BTHK = jax.nn.dot_product_attention(
         q_BHTK.swapaxes(1, 2),
         k_BGSK.swapaxes(1, 2),
@@ -233,7 +233,7 @@ def splash(
     segments = None
     if mask.query_segments_BT is not None and mask.key_segments_BS is not None:
         segments = (mask.query_segments_BT, mask.key_segments_BS)
-    k_BGSK, v_BGSK = (_for_parts(x, rules) for x in (k_BGSK, v_BGSK))
+    k_BGSK, v_BGSK = (repeat_for_parts(x, rules) for x in (k_BGSK, v_BGSK))
     mesh, cut, rows = jax.sharding.get_abstract_mesh(), rules.spec(*QUERIES), rules.spec("batch", "length")
     split = jax.shard_map(
         local,
@@ -245,8 +245,8 @@ def splash(
     return cast(jax.Array, split(q_BHTK, k_BGSK, v_BGSK, segments))
 
 
-def _for_parts(x_BGSK: jax.Array, rules: ShardingRules) -> jax.Array:
-    """Keys or values repeated as far as it takes to cut them like the queries, each beside its own query heads."""
+def repeat_for_parts(x_BGSK: jax.Array, rules: ShardingRules) -> jax.Array:
+    """Keys or values, repeated as often as it takes to cut them like the queries, each beside its own query heads."""
     parts = shards(rules.heads, dict(jax.sharding.get_abstract_mesh().shape))
     return jnp.repeat(x_BGSK, math.lcm(x_BGSK.shape[1], parts) // x_BGSK.shape[1], axis=1)
 

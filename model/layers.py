@@ -156,8 +156,7 @@ class Dropout(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if not train or self.rate == 0.0:
             return x
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, x.shape)
-        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+        return _dropped(self.make_rng("dropout"), self.rate, x)
 
 
 class WeightDropout(struct.PyTreeNode):
@@ -167,8 +166,7 @@ class WeightDropout(struct.PyTreeNode):
     rate: float = struct.field(pytree_node=False)
 
     def __call__(self, weights: jax.Array) -> jax.Array:
-        keep = jax.random.bernoulli(self.key, 1.0 - self.rate, weights.shape)
-        return jnp.where(keep, weights / (1.0 - self.rate), jnp.zeros_like(weights))
+        return _dropped(self.key, self.rate, weights)
 
     def block(self, *numbers: jax.Array | int) -> "WeightDropout":
         """Of the block with these numbers, int32 scalars."""
@@ -176,3 +174,13 @@ class WeightDropout(struct.PyTreeNode):
         for number in numbers:
             key = jax.random.fold_in(key, number)
         return self.replace(key=key)
+
+
+def _dropped(key: jax.Array, rate: float, x: jax.Array) -> jax.Array:
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def capped(x: jax.Array, softcap: float) -> jax.Array:
+    """`c * tanh(x / c)` with a `softcap` c, `x` itself with 0 (Gemma 2, Riviere et al. 2024, section 2)."""
+    return softcap * jnp.tanh(x / softcap) if softcap else x

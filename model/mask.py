@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from model.layers import capped
+
 MASKED = -1e30  # finite, so that a row with nothing to see stays free of NaN
 
 
@@ -62,3 +64,13 @@ class MaskSpec(struct.PyTreeNode):
         queries = None if self.query_segments_BT is None else self.query_segments_BT[:, start:end]
         keys = None if self.key_segments_BS is None else self.key_segments_BS[:, :end]
         return MaskSpec(self.causal, self.window, jnp.int32(start), queries, keys)
+
+
+def final_scores(scores_BGRTS: jax.Array, softcap: float, bias_1HTS: jax.Array | None, mask: MaskSpec) -> jax.Array:
+    """What the softmax takes: products of queries and keys capped, with their bias, and `MASKED` where masked."""
+    _, G, R, T, S = scores_BGRTS.shape
+    scores_BGRTS = capped(scores_BGRTS, softcap)
+    if bias_1HTS is not None:
+        scores_BGRTS += bias_1HTS.reshape(1, G, R, T, S)
+    allowed = mask.allowed(T, S)
+    return scores_BGRTS if allowed is None else jnp.where(allowed[:, :, None], scores_BGRTS, MASKED)

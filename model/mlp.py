@@ -23,6 +23,11 @@ def gelu_exact(x: jax.Array) -> jax.Array:
     return nn.gelu(x, approximate=False)
 
 
+def hidden(activation: Activation, gated: bool, wide: Callable[[str], jax.Array]) -> jax.Array:
+    """The hidden layer: `activation(up)`, or `activation(gate) * up`; `wide` is the product of x with such a weight."""
+    return activation(wide("gate")) * wide("up") if gated else activation(wide("up"))
+
+
 class MLP(nn.Module):
     """`down(activation(up(x)))`, or `down(activation(gate(x)) * up(x))` where gated (Shazeer 2020): BTD -> BTD."""
 
@@ -38,9 +43,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, context: Context) -> tuple[jax.Array, None]:
-        h_BTF = self.activation(self._wide("gate" if self.gated else "up", x_BTD))
-        if self.gated:
-            h_BTF = h_BTF * self._wide("up", x_BTD)
+        h_BTF = hidden(self.activation, self.gated, lambda name: self._wide(name, x_BTD))
         down = Linear(
             "BTF,FD->BTD",
             (self.mlp_dim, self.embed_dim),

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from model.attention import Context
 from model.config import ModelConfig
 from model.layers import Initializer, Linear, small_lookup
-from model.mlp import Activation
+from model.mlp import Activation, hidden
 from model.parameters import declare
 from model.routing import Routing, choose_experts, report
 from model.sharding import ShardingRules, mesh_axes, shards
@@ -71,9 +71,10 @@ class MoE(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, context: Context) -> tuple[jax.Array, Routing | None]:
-        kernels = {name: self._linear(name, x_BTD.dtype) for name in ("gate", "up", "down") if self._has(name)}
+        kernels = {name: self._linear(name, x_BTD.dtype) for name in (("gate", "up") if self.gated else ("up",))}
+        down_EFD, bias_ED = self._linear("down", x_BTD.dtype)
+        kernels["down"] = down_EFD, None
         shape, axes = (self.embed_dim, self.experts), ("embed", "gates")
-        bias_ED, kernels["down"] = kernels["down"][1], (kernels["down"][0], None)
         router = Linear("BTD,DE->BTE", shape, axes, self.initializer, None, self.param_dtype, name="router")
         with jax.named_scope("router"), jax.default_matmul_precision("highest"):
             logits_BTE = self.rules.constrain(router(x_BTD.astype(jnp.float32)), "batch", "length", "gates")
@@ -108,17 +109,13 @@ class MoE(nn.Module):
             router_z_loss=self.router_z_loss,
         )
 
-    def _has(self, name: str) -> bool:
-        return self.gated or name != "gate"
-
     def _linear(self, name: str, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
         E, D, F = self.experts, self.embed_dim, self.mlp_dim
+        shape, axes, bias, initializer = (E, D, F), ("experts", "embed", "mlp"), "mlp", self.initializer
         if name == "down":
-            bias, init = ("experts", "norm") if self.bias else None, self.down_initializer
-            return ExpertLinear((E, F, D), ("experts", "mlp", "embed"), init, bias, self.param_dtype, name=name)(dtype)
-        bias = ("experts", "mlp") if self.bias else None
-        axes = ("experts", "embed", "mlp")
-        return ExpertLinear((E, D, F), axes, self.initializer, bias, self.param_dtype, name=name)(dtype)
+            shape, axes, bias, initializer = (E, F, D), ("experts", "mlp", "embed"), "norm", self.down_initializer
+        bias_axes = ("experts", bias) if self.bias else None
+        return ExpertLinear(shape, axes, initializer, bias_axes, self.param_dtype, name=name)(dtype)
 
     def _network(self, multiply: "Multiply", kernels: Kernels, x: jax.Array) -> jax.Array:
         """The MLP of each expert on the rows that `multiply` pairs with it, without the last bias."""
@@ -126,10 +123,7 @@ class MoE(nn.Module):
         def wide(name: str) -> jax.Array:
             return checkpoint_name(multiply(x, *kernels[name]), "mlp_hidden")
 
-        h = self.activation(wide("gate" if self.gated else "up"))
-        if self.gated:
-            h = h * wide("up")
-        return multiply(h, *kernels["down"])
+        return multiply(hidden(self.activation, self.gated, wide), *kernels["down"])
 
 
 Multiply = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]

@@ -10,7 +10,6 @@ the first and the last to the first of n devices, and so on inwards (`dealt`); b
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -21,8 +20,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from model.config import ModelConfig
+from model.kernels import repeat_for_parts
 from model.layers import WeightDropout
-from model.mask import MASKED, MaskSpec
+from model.mask import MASKED, MaskSpec, final_scores
 from model.positions import ScoreBias
 from model.sharding import ShardingRules, mesh_axes, shards
 
@@ -120,9 +120,8 @@ def ring_attention(
     """
     B, H, T, K = q_BHTK.shape
     batch, heads, length = map(mesh_axes, rules.spec("batch", "heads", "length"))
-    # Each device holds the keys of its own query heads.
-    G = math.lcm(k_BGSK.shape[1], shards(heads, dict(jax.sharding.get_abstract_mesh().shape)))
-    k_BGSK, v_BGSK = (jnp.repeat(x, G // x.shape[1], axis=1) for x in (k_BGSK, v_BGSK))
+    k_BGSK, v_BGSK = (repeat_for_parts(x, rules) for x in (k_BGSK, v_BGSK))
+    G = k_BGSK.shape[1]
     queries = Queries(q_BHTK.reshape(B, G, H // G, T, K), mask.query_slots(T), mask.query_segments_BT)
     slots_S = mask.key_slots(k_BGSK.shape[2])
     keys = Keys(k_BGSK, v_BGSK, slots_S, mask.key_segments_BS, mask.prefix_BS)
@@ -309,19 +308,14 @@ def _products(ring: Ring, mine: Queries, theirs: Keys) -> jax.Array:
 
 
 def _scores(ring: Ring, scores_BGRTS: jax.Array, weights_RH: Any, mine: Queries, theirs: Keys) -> jax.Array:
-    """Bent, with the bias, and masked: as in `model.attention`."""
-    G, R, T, S = scores_BGRTS.shape[1:]
-    if ring.softcap:
-        scores_BGRTS = ring.softcap * jnp.tanh(scores_BGRTS / ring.softcap)
+    bias_1HTS = None
     if ring.features is not None:
         bias_1HTS = ScoreBias(weights_RH, ring.features)(mine.slots_T, theirs.slots_S)
-        scores_BGRTS += bias_1HTS.reshape(1, G, R, T, S)
     mask = MaskSpec(
         ring.causal, ring.window, None, mine.segments_BT, theirs.segments_BS, theirs.prefix_BS, mine.slots_T,
         theirs.slots_S,
     )  # fmt: skip
-    allowed = mask.allowed(T, S)
-    return scores_BGRTS if allowed is None else jnp.where(allowed[:, :, None], scores_BGRTS, MASKED)
+    return final_scores(scores_BGRTS, ring.softcap, bias_1HTS, mask)
 
 
 def _drop(ring: Ring, seed: Any, mine: Queries, theirs: Keys) -> Callable[[jax.Array], jax.Array]:

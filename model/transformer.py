@@ -42,7 +42,7 @@ class Output(struct.PyTreeNode):
 
 
 def apply(model: nn.Module, params: Any, ids_BT: jax.Array, **options: Any) -> Output:
-    """`model` as a function of its parameters; `options` are those of `Transformer.__call__`, and `rngs`."""
+    """`model` as a function of its parameters; `options` are those of its `__call__`, and `rngs`."""
     return cast(Output, model.apply({"params": params}, ids_BT, **options))
 
 
@@ -143,6 +143,21 @@ class Stack(nn.Module):
         cache: Cache | None = None,
         train: bool = False,
     ) -> tuple[jax.Array, Cache | None, Routing | None]:
+        """The stack on embedded tokens. Integers are int32.
+
+        Args:
+            slots_T: the place in the row of each token, where they are not in order (see `model.ring`).
+            segments_BT: tokens see only tokens of their own segment, 0 is padding. None: one segment.
+            positions_BT: None: the slots, 0, 1, 2, … (after the filled slots of the cache).
+            token_types_BT: which text of a pair a token is from. None: all 0.
+            prefix_BT: a decoder's tokens of the prefix (not 0) are seen by their whole segment.
+            source_BSD: what cross-attention looks at; None: what the cache keeps of it.
+            source_segments_BS: 0 is padding of the source.
+            cache: what a decoder keeps of earlier tokens, from `model.decoding.empty_cache` or an earlier call.
+
+        Raises:
+            ValueError: token types for a network that has no table of them.
+        """
         B, T, _ = x_BTD.shape
         first = jnp.int32(0) if cache is None else cache.filled
         if positions_BT is None:
@@ -177,6 +192,8 @@ class Stack(nn.Module):
 
     def _embed(self, x_BTD: jax.Array, positions_BT: jax.Array, token_types_BT: Any, train: bool) -> jax.Array:
         x_BTD = self.positions(name="positions")(x_BTD, positions_BT)
+        if self.token_types is None and token_types_BT is not None:
+            raise ValueError("token types are given, but model.token_types is 0: this network has no table of them")
         if self.token_types is not None:
             x_BTD = self.token_types(name="token_types")(x_BTD, token_types_BT)
         if self.embedding_norm is not None:
@@ -190,48 +207,20 @@ class Transformer(nn.Module):
     embedding: Factory
     stack: Factory  # carries its name, "decoder" or "encoder"
     head: Factory
-    rules: ShardingRules
 
     @nn.compact
-    def __call__(
-        self,
-        ids_BT: jax.Array,
-        *,
-        slots_T: jax.Array | None = None,
-        segments_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
-        token_types_BT: jax.Array | None = None,
-        prefix_BT: jax.Array | None = None,
-        cache: Cache | None = None,
-        train: bool = False,
-        last: bool = False,
-    ) -> Output:
+    def __call__(self, ids_BT: jax.Array, *, train: bool = False, last: bool = False, **inputs: Any) -> Output:
         """The network on token ids, int32.
 
         Args:
-            slots_T: int32; the place in the row of each token, where they are not in order (see `model.ring`).
-            segments_BT: int32; tokens see only tokens of their own segment, 0 is padding. None: one segment.
-            positions_BT: int32; None: the slots, 0, 1, 2, … (after the filled slots of the cache).
-            token_types_BT: int32; which text of a pair a token is from. None: all 0.
-            prefix_BT: int32; a decoder's tokens of the prefix (not 0) are seen by their whole segment.
-            cache: what a decoder keeps of earlier tokens, from `model.decoding.empty_cache` or an earlier call.
             train: dropout is on, and needs the random stream "dropout".
             last: the head sees the last position only.
+            inputs: those of `Stack.__call__`.
         """
         embedding = self.embedding(name="embedding")
-        x_BTD, cache, routing = self.stack()(
-            embedding(ids_BT),
-            slots_T=slots_T,
-            segments_BT=segments_BT,
-            positions_BT=positions_BT,
-            token_types_BT=token_types_BT,
-            prefix_BT=prefix_BT,
-            cache=cache,
-            train=train,
-        )
-        with jax.named_scope("head"):
-            output = self.head(name="head")(x_BTD[:, -1:] if last else x_BTD, embedding, train)
-        return output.replace(hidden_BTD=x_BTD, cache=cache, routing=routing)
+        x_BTD, cache, routing = self.stack()(embedding(ids_BT), train=train, **inputs)
+        output = _scored(self.head, x_BTD, embedding, train, last)
+        return output.replace(cache=cache, routing=routing)
 
 
 class EncoderDecoder(nn.Module):
@@ -241,7 +230,6 @@ class EncoderDecoder(nn.Module):
     encoder: Factory
     decoder: Factory
     head: Factory
-    rules: ShardingRules
 
     @nn.compact
     def __call__(
@@ -251,12 +239,10 @@ class EncoderDecoder(nn.Module):
         source_BS: jax.Array | None = None,
         source_segments_BS: jax.Array | None = None,
         source_positions_BS: jax.Array | None = None,
-        slots_T: jax.Array | None = None,
-        segments_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
         cache: Cache | None = None,
         train: bool = False,
         last: bool = False,
+        **inputs: Any,
     ) -> Output:
         """As `Transformer`, on the decoder's tokens; the encoder reads `source_BS`, whose segment 0 is padding.
 
@@ -271,28 +257,25 @@ class EncoderDecoder(nn.Module):
         if source_BS is not None:
             if cache is not None:
                 cache = _with_source(cache, source_BS, source_segments_BS)
-            source_BSD, _, source_routing = self.encoder(name="encoder")(
+            source_BSD, _, source_routing = self.encoder()(
                 embedding(source_BS), segments_BT=source_segments_BS, positions_BT=source_positions_BS, train=train
             )
         elif cache is None:
             raise ValueError("an encoder-decoder needs source_BS, or the cache of an earlier call that had it")
         else:
             source_BSD, source_segments_BS, source_routing = None, cache.source_segments_BS, None
-        x_BTD, cache, routing = self.decoder(name="decoder")(
-            embedding(ids_BT),
-            slots_T=slots_T,
-            segments_BT=segments_BT,
-            positions_BT=positions_BT,
-            source_BSD=source_BSD,
-            source_segments_BS=source_segments_BS,
-            cache=cache,
-            train=train,
-        )
+        source = {"source_BSD": source_BSD, "source_segments_BS": source_segments_BS}
+        x_BTD, cache, routing = self.decoder()(embedding(ids_BT), cache=cache, train=train, **source, **inputs)
         if source_routing is not None:
             routing = jax.tree.map(lambda *parts: jnp.concatenate(parts), source_routing, routing)
-        with jax.named_scope("head"):
-            output = self.head(name="head")(x_BTD[:, -1:] if last else x_BTD, embedding, train)
-        return output.replace(hidden_BTD=x_BTD, source_BSD=source_BSD, cache=cache, routing=routing)
+        output = _scored(self.head, x_BTD, embedding, train, last)
+        return output.replace(source_BSD=source_BSD, cache=cache, routing=routing)
+
+
+def _scored(head: Factory, x_BTD: jax.Array, embedding: nn.Module, train: bool, last: bool) -> Output:
+    with jax.named_scope("head"):
+        output = head(name="head")(x_BTD[:, -1:] if last else x_BTD, embedding, train)
+    return output.replace(hidden_BTD=x_BTD)
 
 
 def _with_source(cache: Cache, source_BS: jax.Array, segments_BS: jax.Array | None) -> Cache:

@@ -162,3 +162,10 @@ def test_bf16_compute_keeps_f32_weights_and_logits():
     )
     products = [line for line in text.splitlines() if "dot_general" in line and "bf16" not in line]
     assert not products
+
+
+def test_token_types_without_a_table_are_refused():
+    _, params = made(tiny.GPT)
+    ids = jnp.zeros((1, 8), jnp.int32)
+    with pytest.raises(ValueError, match="model.token_types is 0"):
+        logits(tiny.GPT, params, ids, token_types_BT=ids)

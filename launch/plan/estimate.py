@@ -18,6 +18,7 @@ from data.rows import row_features
 from data.tokenizers.tokenizer import CharTokenizer
 from launch.experiment import Experiment
 from launch.plan.layout import Laid, abstract_mesh, full_sizes, lay_weights
+from launch.plan.memory import gradient_bytes
 from launch.rows import objective_of
 from model import parameters
 from model.build import build
@@ -29,39 +30,40 @@ from model.sharding import ShardingRules, shards
 from train.optimizers import OptimizerConfig, make_optimizer
 from train.state import abstract_state
 
-KINDS = ("parameters", "optimizer", "batch", "gradients", "activations", "logits", "gathered weights")
+KINDS = ("parameters", "optimizer", "batch", "gradients", "activations", "logits", "gathered weights", "host")
 
 
 def held_bytes(experiment: Experiment, sizes: Mapping[str, int]) -> dict[str, int]:
     """Bytes of one device by kind (KINDS), for a network whose vocabulary is known (`model.vocab_size`).
 
-    Exact are parameters, optimizer (its step included) and batch: what the step takes as arguments. Gradients are one
-    for each parameter, twice where microbatches are summed. Activations are what the backward pass needs of all layers
-    plus what it makes again of one; logits are the scores and their gradient in f32 and what the network put out.
-    Of an optimizer on the host counts what its visit for the update adds to the peak.
+    Exact are parameters, optimizer (its step included) and batch: what the step takes as arguments; and host, which is
+    not on the device. Gradients are those of `gradient_bytes`. Activations are what the backward pass needs of all
+    layers plus what it makes again of one; logits are the scores and their gradient in f32 and what the network put
+    out. Of an optimizer on the host counts what its visit for the update adds to the peak.
 
     Raises:
         ValueError: a weight that the mesh cannot cut.
     """
-    model, rules = _model(experiment, sizes), experiment.rules
+    lengths = _lengths(experiment)
+    model, rules = _model(experiment, sizes, lengths), experiment.rules
     laid = lay_weights(_weights(experiment, model), rules, sizes)
     state = _state(experiment, model, sizes)  # goes where its weights go, which can be cut
-    tokens = _tokens(experiment, model, sizes)
+    tokens = _tokens(experiment, lengths.inputs, sizes)
     number, width = _itemsize(model.compute_dtype), shards(rules.vocab, dict(sizes))
     has_logits = model.head in ("lm", "masked_lm", "pretraining")
     scores = tokens * math.ceil(model.vocab_size / width) if has_logits else 0
-    rows = experiment.train.global_batch // experiment.train.microbatches
-    kept, made_again = _activations(model, rules, sizes, rows)
-    summed = 4 * sum(math.prod(one.tile_shape) for one in laid) if experiment.train.microbatches > 1 else 0
     made = {
-        "activations": round(tokens * ((model.num_layers + model.num_encoder_layers) * kept + made_again)),
+        "activations": _activations(experiment, model, lengths, sizes),
         "logits": scores * (8 + number) // experiment.train.loss_chunks,
         "gathered weights": _gathered(laid, number),
     }
-    if experiment.optimizer.offload:  # there for the update alone, when all of these have gone
+    host = 0
+    if experiment.optimizer.offload:  # on the device for the update alone, when all of these have gone
+        host = _on_host(experiment, model, sizes)
         state["optimizer"] = max(0, state["optimizer"] - sum(made.values()))
-    batch, gradients = _batch_bytes(experiment, sizes), state["parameters"] + summed
-    return {**state, "batch": batch, "gradients": gradients, **made}
+    numbers = sum(math.prod(one.tile_shape) for one in laid)
+    gradients = gradient_bytes(state["parameters"], numbers, experiment.train.microbatches)
+    return {**state, "batch": _batch_bytes(experiment, sizes), "gradients": gradients, **made, "host": host}
 
 
 def step_work(experiment: Experiment, sizes: Mapping[str, int]) -> tuple[float, dict[str, int]]:
@@ -72,11 +74,10 @@ def step_work(experiment: Experiment, sizes: Mapping[str, int]) -> tuple[float, 
     Bytes are what a device sends (and receives) when every exchange goes round a ring: (n - 1) / n of an all-gather or
     reduce-scatter, twice that of an all-reduce.
     """
-    model, rules, t = _model(experiment, sizes), experiment.rules, experiment.train
+    lengths, rules, t = _lengths(experiment), experiment.rules, experiment.train
+    model = _model(experiment, sizes, lengths)
     again = {"none": 1.0, "full": 4 / 3}.get(model.remat, 1.1)
-    source = model.max_length if model.architecture == "encoder_decoder" else 0
-    flops = again * t.global_batch * flops_per_sequence(model, model.max_length, source) / math.prod(sizes.values())
-    tokens = _tokens(experiment, model, sizes)
+    flops = again * t.global_batch * flops_per_sequence(model, *lengths) / math.prod(sizes.values())
     number = _itemsize(model.compute_dtype)
     sent = dict.fromkeys(sizes, 0.0)
     for laid in lay_weights(_weights(experiment, model), rules, sizes):
@@ -89,16 +90,17 @@ def step_work(experiment: Experiment, sizes: Mapping[str, int]) -> tuple[float, 
                 sent[axis] += (size - 1) * tile * t.microbatches * (2 * number + 4)
             elif size > 1 and axis not in cut and axis != "tensor":
                 sent[axis] += 2 * (size - 1) / size * tile * 4  # copies: their gradients are summed once a step
-    layers = model.num_layers + model.num_encoder_layers
-    residual = tokens * t.microbatches * model.embed_dim * number
-    if (n := sizes["tensor"]) > 1:
-        sent["tensor"] += 2 * (n - 1) / n * 4 * layers * residual  # two sums a layer, forward and backward
+    stacks = _stacks(experiment, model, lengths, sizes)
+    residual = sum(stack.layers * stack.tokens for stack in stacks) * t.microbatches * model.embed_dim * number
+    across = sum(stack.layers * stack.tokens for stack in stacks if stack.source) * t.microbatches
+    if (n := sizes["tensor"]) > 1:  # two sums a layer, three with attention to a source, forward and backward
+        sent["tensor"] += 2 * (n - 1) / n * (4 * residual + 2 * across * model.embed_dim * number)
     if (n := sizes["context"]) > 1:
         keys = residual * model.num_kv_heads * model.head_dim / model.embed_dim
-        sent["context"] += (n - 1) * layers * 2 * 3 * keys  # keys and values go round, back with their gradients
+        sent["context"] += (n - 1) * 2 * 3 * keys  # keys and values go round, back with their gradients
     if model.experts:
         for axis, count in _travel(model, rules, sizes, residual).items():
-            sent[axis] += layers * count
+            sent[axis] += count
     return flops, {axis: round(count) for axis, count in sent.items() if count}
 
 
@@ -119,11 +121,41 @@ class _Leaf(NamedTuple):
         return math.prod(self.shape) // parts * self.itemsize
 
 
-def _model(experiment: Experiment, sizes: Mapping[str, int]) -> ModelConfig:
+class _Lengths(NamedTuple):
+    """Tokens of a row, as the objective cuts them."""
+
+    inputs: int
+    source: int  # that an encoder reads for a decoder, else 0
+
+
+class _Stack(NamedTuple):
+    """Layers behind each other, which see the same tokens."""
+
+    layers: int
+    length: int  # of a row
+    source: int  # tokens of a row that each layer attends to besides
+    tokens: int  # of one device in one microbatch
+
+
+def _lengths(experiment: Experiment) -> _Lengths:
+    lengths = {name: shape[0] for name, (shape, _) in features(experiment).items()}
+    return _Lengths(lengths["inputs"], lengths.get("source", 0))
+
+
+def _stacks(
+    experiment: Experiment, model: ModelConfig, lengths: _Lengths, sizes: Mapping[str, int]
+) -> tuple[_Stack, ...]:
+    """The layers of a network, and where it has an encoder for its decoder those of that."""
+    tokens = [_tokens(experiment, length, sizes) for length in lengths]
+    main = _Stack(model.num_layers, lengths.inputs, lengths.source, tokens[0])
+    return (main, _Stack(model.num_encoder_layers, lengths.source, 0, tokens[1])) if lengths.source else (main,)
+
+
+def _model(experiment: Experiment, sizes: Mapping[str, int], lengths: _Lengths) -> ModelConfig:
     """Resolved, and with a budget of activations turned into names."""
     model, t = experiment.model.resolved(), experiment.train
-    rows, length = t.global_batch // t.microbatches, model.max_length
-    return within_budget(model, experiment.rules, sizes, rows=rows, length=length, source_length=length)
+    rows = t.global_batch // t.microbatches
+    return within_budget(model, experiment.rules, sizes, rows=rows, length=lengths.inputs, source_length=lengths.source)
 
 
 def _state(experiment: Experiment, model: ModelConfig, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -132,6 +164,12 @@ def _state(experiment: Experiment, model: ModelConfig, sizes: Mapping[str, int])
         "parameters": sum(leaf.device_bytes(sizes) for leaf in params),
         "optimizer": sum(leaf.device_bytes(sizes) for leaf in others),
     }
+
+
+def _on_host(experiment: Experiment, model: ModelConfig, sizes: Mapping[str, int]) -> int:
+    """Of an optimizer that lies on the host (`train.offload.on_host`): all but single numbers."""
+    _, _, others = _declared(_plain(model), experiment.optimizer, experiment.rules)
+    return sum(leaf.device_bytes(sizes) for leaf in others if math.prod(leaf.shape) > 1)
 
 
 def _weights(experiment: Experiment, model: ModelConfig) -> parameters.Params:
@@ -162,50 +200,62 @@ def _declared(
     return weights, [leaf(x) for x in params], [leaf(x) for x in others]
 
 
-def _tokens(experiment: Experiment, model: ModelConfig, sizes: Mapping[str, int]) -> int:
-    """Tokens of one device in one microbatch."""
-    parts, length = (shards(axes, dict(sizes)) for axes in (experiment.rules.batch, experiment.rules.length))
+def _tokens(experiment: Experiment, length: int, sizes: Mapping[str, int]) -> int:
+    """Tokens of one device in one microbatch, of rows of so many."""
+    parts, across = (shards(axes, dict(sizes)) for axes in (experiment.rules.batch, experiment.rules.length))
     rows = math.ceil(experiment.train.global_batch / experiment.train.microbatches / parts)
-    return rows * math.ceil(model.max_length / length)
+    return rows * math.ceil(length / across)
 
 
-def _activations(model: ModelConfig, rules: ShardingRules, sizes: Mapping[str, int], rows: int) -> tuple[float, float]:
-    """Bytes a token and layer: kept for the backward pass, and made again by it for the layer it is at.
-
-    `rows`: of a microbatch, over all devices.
-    """
-    number = _itemsize(model.compute_dtype)
+def _activations(experiment: Experiment, model: ModelConfig, lengths: _Lengths, sizes: Mapping[str, int]) -> int:
+    """Bytes that the backward pass of one microbatch finds of all layers, and what it makes again of one."""
+    rules, number = experiment.rules, _itemsize(model.compute_dtype)
+    stacks = _stacks(experiment, model, lengths, sizes)
     if not model.attends:
-        return 6.0 * model.embed_dim * number, 0.0
-    residual = model.embed_dim / shards(rules.residual, dict(sizes))
-    heads = model.num_heads / shards(rules.heads, dict(sizes))
-    groups = model.num_kv_heads / shards(rules.kv_heads, dict(sizes))
-    tokens = rows * model.max_length / shards(rules.batch, dict(sizes)) / shards(rules.length, dict(sizes))
-    taken = hidden_rows(model, rules, sizes, rows, model.max_length)[0] / tokens if model.experts else 1.0
-    hidden = taken * model.mlp_dim / shards(rules.mlp, dict(sizes)) * (2 if model.gated else 1)
+        return 6 * model.embed_dim * number * sum(stack.layers * stack.tokens for stack in stacks)
+    rows = experiment.train.global_batch // experiment.train.microbatches  # over all devices
+    ticks = kept_rows(rows, dict(sizes), rules, model.pipeline_microbatches) / rows
+    made = [_layer(model, rules, sizes, rows, stack) for stack in stacks]
+    if model.remat in ("none", "dots"):
+        kept = [whole if model.remat == "none" else dots for whole, dots in made]
+        again = max(whole - stays for (whole, _), stays in zip(made, kept, strict=True))
+        return round(ticks * sum(stack.layers * stays for stack, stays in zip(stacks, kept, strict=True)) + again)
+    length, source = lengths
+    inputs, named = priced(model, rules, sizes, rows=rows, length=length, source_length=source)
+    found = inputs + sum(saving.bytes for saving in named if saving.name in model.remat.split(","))
+    of_one = found / sum(stack.layers for stack in stacks) / ticks
+    return round(found + max(whole for whole, _ in made) - of_one)
+
+
+def _layer(
+    model: ModelConfig, rules: ShardingRules, sizes: Mapping[str, int], rows: int, stack: _Stack
+) -> tuple[float, float]:
+    """Bytes of one layer on a device that its backward pass needs: all, and those that "dots" keeps."""
+    number, shape = _itemsize(model.compute_dtype), dict(sizes)
+    residual = model.embed_dim / shards(rules.residual, shape)
+    heads = model.num_heads / shards(rules.heads, shape)
+    groups = model.num_kv_heads / shards(rules.kv_heads, shape)
+    taken = hidden_rows(model, rules, sizes, rows, stack.length)[0] / stack.tokens if model.experts else 1.0
+    hidden = taken * model.mlp_dim / shards(rules.mlp, shape) * (2 if model.gated else 1)
     products = (heads + 2 * groups) * model.head_dim + 2 * residual + hidden  # of weights: what "dots" keeps
     # Between them: two norms in f32, the attended values, the activated hidden layer.
     between = 2 * residual * 4 / number + heads * model.head_dim + 2 * hidden
     between += 2 * taken * residual if model.experts else 0  # what experts take in and put out
-    scores = heads * model.max_length * 2  # of a token with all others, and their softmax
-    everything = number * (residual + products + between + scores)
-    ticks = kept_rows(rows, dict(sizes), rules, model.pipeline_microbatches) / rows
+    scores = heads * stack.length * 2  # of a token with all others, and their softmax
+    if stack.source:  # attention to it: queries and keys, a norm and values, scores
+        products += (heads + 2 * groups * stack.source / stack.length) * model.head_dim + residual
+        between += residual * 4 / number + heads * model.head_dim
+        scores += heads * stack.source * 2
     # What each expert multiplies is its own: "dots" makes it again.
     dots = residual + products - (hidden if model.experts else 0)
-    if model.remat in ("none", "dots"):
-        kept = everything if model.remat == "none" else number * dots
-    else:
-        length, layers = model.max_length, model.num_layers + model.num_encoder_layers
-        inputs, named = priced(model, rules, sizes, rows=rows, length=length, source_length=length)
-        bytes_kept = inputs + sum(saving.bytes for saving in named if saving.name in model.remat.split(","))
-        return bytes_kept / tokens / layers, everything - bytes_kept / tokens / layers / ticks
-    return kept * ticks, everything - kept
+    tokens = number * stack.tokens
+    return tokens * (residual + products + between + scores), tokens * dots
 
 
 def _travel(model: ModelConfig, rules: ShardingRules, sizes: Mapping[str, int], residual: float) -> dict[str, float]:
-    """Bytes that tokens travel to the experts of one layer and back, and so do their gradients, by mesh axis.
+    """Bytes that tokens travel to the experts and back, and so do their gradients, by mesh axis.
 
-    `residual`: bytes of the residual stream of one layer on a device, in all microbatches. With a capacity an
+    `residual`: bytes of the residual stream on a device, of all layers in all microbatches. With a capacity an
     all-to-all of the slots, of which (n - 1) / n leave; without, all tokens are gathered.
     """
     axes = [axis for axis in shared_axes(rules) if sizes[axis] > 1]

@@ -39,7 +39,7 @@ class Replicated:
 
 
 def given_bytes(program: Program) -> dict[str, int]:
-    """What a step gets, by shapes and shardings: parameters, optimizer (statistics and step) and batch."""
+    """What a step gets on the device, by shapes and shardings: parameters, optimizer (statistics, step) and batch."""
     target = program.target
     rows = program.batch_sharding
     batch = (
@@ -53,18 +53,27 @@ def given_bytes(program: Program) -> dict[str, int]:
     }
 
 
+def host_bytes(program: Program) -> int:
+    """What of a device's state lies in the memory of its host between the steps."""
+    return _held(program.target.opt_state, host=True)
+
+
+def gradient_bytes(parameters: int, numbers: int, microbatches: int) -> int:
+    """Of gradients, from the bytes of parameters and how many numbers they are: one for each and like it, and beside it
+    their sum in f32 where microbatches are added up (`train.step.gradients`)."""
+    return parameters + (4 * numbers if microbatches > 1 else 0)
+
+
 def counted_bytes(program: Program, microbatches: int) -> dict[str, int]:
     """What a step makes, counted without a compiler for the device: gradients and activations.
 
-    Gradients: one for each weight and laid out like it, in f32 where microbatches are added up. Activations: all that
-    the traced forward pass keeps for the backward pass (`jax.vjp`), cut as the batch is; axes that also cut heads or
-    the MLP are not counted, nor is what a kernel or a fusion would never write down: an upper bound.
+    Gradients: `gradient_bytes`, laid out like the weights. Activations: all that the traced forward pass keeps for the
+    backward pass (`jax.vjp`), cut as the batch is; axes that also cut heads or the MLP are not counted, nor is what a
+    kernel or a fusion would never write down: an upper bound.
     """
-    kept = jnp.dtype(jnp.float32) if microbatches > 1 else None
-    grads = sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * (kept or leaf.dtype).itemsize
-        for leaf in jax.tree.leaves(program.target.params)
-    )
+    params = program.target.params
+    numbers = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(params))
+    grads = gradient_bytes(_held(params), numbers, microbatches)
     rows = program.global_batch // microbatches
     features = program.features.items()
     batch = {name: jax.ShapeDtypeStruct((rows, *shape), kind) for name, (shape, kind) in features}
@@ -73,7 +82,7 @@ def counted_bytes(program: Program, microbatches: int) -> dict[str, int]:
         key = jax.random.key(0)
         return jax.vjp(lambda params: program.loss_fn(params, batch, key).loss, params)[1]
 
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), program.target.params)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     with jax.set_mesh(program.mesh):
         jaxpr = jax.make_jaxpr(residuals)(shapes, batch).jaxpr
     given = {id(variable) for variable in (*jaxpr.invars, *jaxpr.constvars)}
@@ -124,8 +133,8 @@ def _tiles(leaf: Any) -> int:
     return math.prod(leaf.shape) // max(math.prod(leaf.sharding.shard_shape(leaf.shape)), 1)
 
 
-def _held(tree: Any) -> int:
-    here = (x for x in jax.tree.leaves(tree) if x.sharding.memory_kind != HOST)
+def _held(tree: Any, *, host: bool = False) -> int:
+    here = (x for x in jax.tree.leaves(tree) if (x.sharding.memory_kind == HOST) == host)
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in here)
 
 

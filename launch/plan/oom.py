@@ -72,6 +72,8 @@ def answer(lack: Shortage, experiment: Experiment, mesh: Mapping[str, int], comp
     """A shortage, the bytes of one device by kind, and the three changes that save most, for the command line."""
     now = as_it_is(experiment, mesh)
     lines = [str(lack), f"  on a device, by count: {told(now.bytes)}; {size(now.total)} in all"]
+    if host := now.bytes["host"]:
+        lines.append(f"  in the host's memory: {size(host)} of the optimizer")
     if compiled is not None:
         memory = compiled.memory_analysis()
         held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -98,8 +100,9 @@ def advice(now: Variant, needed: int | None) -> list[str]:
 
 
 def told(held: Mapping[str, int]) -> str:
-    """Bytes by kind for people, the largest first; what is nothing is left out."""
-    return ", ".join(f"{kind} {size(n)}" for kind, n in sorted(held.items(), key=lambda item: -item[1]) if n)
+    """Bytes of a device by kind for people, the largest first; what is nothing is left out."""
+    here = sorted((item for item in held.items() if item[0] != "host"), key=lambda item: -item[1])
+    return ", ".join(f"{kind} {size(n)}" for kind, n in here if n)
 
 
 def _same_run(now: Variant) -> Iterator[list[Variant]]:

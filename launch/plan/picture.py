@@ -172,7 +172,7 @@ def _card(laid: Laid) -> str:
 
 def _planned(plan: Plan) -> str:
     """Memory of one device as bars, and what devices say to each other."""
-    held = [(kind, n) for kind, n in plan.bytes.items() if n > 0 and kind != "total"]
+    held = [(kind, n) for kind, n in plan.bytes.items() if n > 0 and kind not in ("total", "host")]
     total, most = plan.bytes["total"], max(plan.bytes["total"], plan.limit_bytes or 0)
     rows = [*held, ("total", total), *([("usable", plan.limit_bytes)] if plan.limit_bytes else [])]
     bars = "".join(

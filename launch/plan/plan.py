@@ -19,7 +19,7 @@ from launch.plan.collectives import Collective, found_in
 from launch.plan.flops import executed_flops
 from launch.plan.hlo import parse
 from launch.plan.live import traffic
-from launch.plan.memory import Buffer, Replicated, counted_bytes, found_bytes, given_bytes, replicated
+from launch.plan.memory import Buffer, Replicated, counted_bytes, found_bytes, given_bytes, host_bytes, replicated
 from launch.plan.topology import COMPILED, EMULATED, Topology, find_topology
 from launch.program import Program, assemble
 from model.config import flops_per_sequence
@@ -34,6 +34,7 @@ class Plan:
 
     bytes: parameters, optimizer (statistics and step), batch and padding are given to a step; gradients, activations
         and temporaries are made by it; code; total is their sum. Of a step that does not fit, what the compiler told.
+        host is not of it: statistics that lie in the host's memory between the steps.
     fits: by the compiler for TPU, with nothing else in the memory; by count where the devices are emulated; None where
         the chip has no data sheet (cpu).
     """
@@ -178,7 +179,7 @@ def _compiled(program: Program, topology: Topology, microbatches: int) -> dict[s
         needed = {**given, "temporaries": max(0, _told(str(error)) - sum(given.values()))}
         return {
             "fits": False,
-            "bytes": {**needed, "total": sum(needed.values())},
+            "bytes": {**needed, "total": sum(needed.values()), "host": host_bytes(program)},
             "named_bytes": 0,
             "buffers": [],
             "collectives": [],
@@ -200,7 +201,7 @@ def _compiled(program: Program, topology: Topology, microbatches: int) -> dict[s
     state = given["parameters"] + given["optimizer"]
     return {
         "fits": None if limit is None else total <= limit,
-        "bytes": {**needed, "total": total},
+        "bytes": {**needed, "total": total, "host": host_bytes(program)},
         "named_bytes": named,
         "buffers": buffers,
         "collectives": found_in(module, program.mesh),

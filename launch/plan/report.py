@@ -18,13 +18,9 @@ def show(console: Console, plan: Plan) -> None:
     console.say(_method(plan))
     console.say(_verdict(plan))
     rows = [
-        [
-            kind,
-            size(held) if held or kind != "temporaries" else "-",
-            _share(held, plan.limit_bytes),
-            _origin(kind, plan),
-        ]
+        [kind, size(held) if held or kind != "temporaries" else "-", _share(kind, plan), _origin(kind, plan)]
         for kind, held in plan.bytes.items()
+        if held or kind != "host"
     ]
     console.table("memory of one device", ["bytes", "", "of usable", "from"], rows)
     if plan.buffers:
@@ -63,8 +59,8 @@ def _verdict(plan: Plan) -> str:
 def _origin(kind: str, plan: Plan) -> str:
     if kind in ("parameters", "optimizer", "batch"):
         return "shapes and shardings"
-    if kind == "total":
-        return "sum"
+    if kind in ("total", "host"):
+        return {"total": "sum", "host": "shapes and shardings: in the host's memory, beside the total"}[kind]
     if plan.problem:
         return "the compiler's message"
     if plan.method != COMPILED:
@@ -144,8 +140,8 @@ def _time(seconds: float) -> str:
     return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def _share(held: int, whole: int | None) -> str:
-    return f"{held / whole:.1%}" if whole else ""
+def _share(kind: str, plan: Plan) -> str:
+    return f"{plan.bytes[kind] / plan.limit_bytes:.1%}" if plan.limit_bytes and kind != "host" else ""
 
 
 def _short(scopes: str, most: int = 60) -> str:

@@ -27,7 +27,8 @@ class Variant:
 
     @property
     def total(self) -> int:
-        return sum(self.bytes.values())
+        """On the device: without what lies on its host."""
+        return sum(held for kind, held in self.bytes.items() if kind != "host")
 
 
 def with_vocabulary(experiment: Experiment) -> Experiment:

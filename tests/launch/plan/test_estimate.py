@@ -6,14 +6,18 @@ import math
 import jax
 import pytest
 
-from data.tokenizers.tokenizer import CharTokenizer
+from data.tokenizers.tokenizer import ByteTokenizer, CharTokenizer
 from launch import experiment
 from launch.plan.collectives import collectives
 from launch.plan.estimate import KINDS, held_bytes, step_work
 from launch.plan.layout import full_sizes
-from launch.plan.memory import given_bytes
+from launch.plan.memory import counted_bytes, given_bytes, host_bytes
+from launch.plan.oom import Shortage, answer, told
+from launch.plan.variants import as_it_is
 from launch.program import assemble
+from model.config import flops_per_sequence
 from tests import tiny
+from train.console import size
 
 GIB = 2**30
 
@@ -75,10 +79,48 @@ def test_moments_on_the_host_count_only_beyond_what_they_follow(tmp_path):
         here = held_bytes(read(tmp_path, **change), full_sizes({}))
         away = held_bytes(read(tmp_path, optimizer__offload=True, **change), full_sizes({}))
         made = sum(here[kind] for kind in ("activations", "logits", "gathered weights"))
-        assert sum(here.values()) - sum(away.values()) == min(made, here["optimizer"])
+        assert here["optimizer"] - away["optimizer"] == min(made, here["optimizer"])
         assert (away["optimizer"] > 0) == update_is_peak
-    program = assemble(read(tmp_path, optimizer__offload=True), CharTokenizer("abcdefgh"))
-    assert given_bytes(program)["optimizer"] <= 64  # single numbers stay
+        assert here["host"] == 0 and here["optimizer"] - 64 <= away["host"] < here["optimizer"]  # single numbers stay
+
+
+def test_what_is_on_the_host_is_told_and_is_not_on_the_device(tmp_path):
+    """A quarter of two moments of all weights."""
+    sizes = {"fsdp": 4, "tensor": 2}
+    given = with_mesh(read(tmp_path, optimizer__offload=True), {"data": 1, **sizes})
+    program = assemble(given, CharTokenizer("abcdefgh"))
+    now = as_it_is(given, full_sizes(sizes))
+    moments = 2 * sum(math.prod(x.sharding.shard_shape(x.shape)) * 4 for x in jax.tree.leaves(program.target.params))
+    assert host_bytes(program) == now.bytes["host"] == moments and given_bytes(program)["optimizer"] <= 64
+    assert now.total == sum(now.bytes.values()) - moments
+    said = answer(Shortage(None, None), given, full_sizes(sizes))
+    assert f"in the host's memory: {size(moments)} of the optimizer" in said and f"{size(now.total)} in all\n" in said
+    assert "host" not in told(now.bytes)
+
+
+@pytest.mark.parametrize("microbatches, dtype", [(1, "float32"), (2, "float32"), (2, "bfloat16")])
+def test_gradients_are_counted_once_and_their_sum_beside_them(tmp_path, microbatches, dtype):
+    given = read(tmp_path, train__microbatches=microbatches, model__param_dtype=dtype)
+    program = assemble(given, CharTokenizer("abcdefgh"), jax.devices()[:1])
+    numbers = sum(x.size for x in jax.tree.leaves(program.target.params))
+    one = {"float32": 4, "bfloat16": 2}[dtype] * numbers
+    assert held_bytes(given, full_sizes({}))["gradients"] == one + (4 * numbers if microbatches > 1 else 0)
+    assert counted_bytes(program, microbatches)["gradients"] == one + (4 * numbers if microbatches > 1 else 0)
+
+
+def test_an_encoder_and_its_decoder_have_the_lengths_of_the_objective(tmp_path):
+    """Span corruption: a source of max_length tokens, targets of a fifth of them."""
+    kind = {"objective__name": "span_corruption", "model__architecture": "encoder_decoder"}
+    given = read(tmp_path, **kind, model__num_encoder_layers=2, model__max_length=64, model__vocab_size=512)
+    program = assemble(given, ByteTokenizer(), jax.devices()[:1])
+    source, targets = (program.features[name][0][0] for name in ("source", "inputs"))
+    assert source == 64 and targets < 24
+    flops, _ = step_work(given, full_sizes({}))
+    assert flops == program.global_batch * flops_per_sequence(program.config, targets, source)
+    said = held_bytes(given, full_sizes({}))
+    assert said["logits"] == program.global_batch * targets * 512 * (8 + 4)
+    traced = counted_bytes(program, 1)["activations"]
+    assert traced / 1.5 < said["activations"] + said["logits"] < 1.5 * traced
 
 
 @pytest.mark.parametrize("axis, smaller", [("fsdp", "optimizer"), ("tensor", "activations"), ("context", "logits")])

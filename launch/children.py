@@ -3,29 +3,31 @@
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from launch.logs import Pipe
 from launch.memory import has_tpu
 from launch.processes import CHILD, COORDINATOR, COUNT, INDEX
 from train.peers import START_AGAIN
 
 GRACE = 15.0  # seconds that the others have to end after one has failed: they are told why, and end by themselves
+LAST_LINES = 5.0  # seconds until what they wrote last is shown
 SAVING = 120.0  # the same after one has stopped on request: the others may still write
 
 
-def run(arguments: Sequence[str], count: int, devices: int) -> int:
+def run(arguments: Sequence[str], count: int, devices: int, folder: Path) -> int:
     """Starts `tessera` with `arguments` in `count` processes and stays until all have ended: the exit code.
 
-    Standard output and error of process 0 are this one's; lines of the others come with their number before them. A
-    signal goes to all of them. When one fails, the others end. `devices`: emulated CPU devices of all together, or 0
-    for those of the machine, of which GPUs are shared out.
+    Standard output and error of process 0 are this one's; lines of the others come with their number before them, and
+    what each writes is kept in the logs of the run's `folder`. A signal goes to all of them. When one fails, the others
+    end. `devices`: emulated CPU devices of all together, or 0 for those of the machine, of which GPUs are shared out.
 
     The code is that of the process that failed first (128 + n where signal n killed it), 75 where all have saved and
     stopped on request, else 0.
@@ -37,6 +39,8 @@ def run(arguments: Sequence[str], count: int, devices: int) -> int:
     # The last one of two flags counts.
     command = [sys.executable, "-m", "tessera", *arguments, "--processes=0", f"--devices={devices // count}"]
     children: list[subprocess.Popen[bytes]] = []
+    pipes: list[Pipe] = []
+    copier: subprocess.Popen[bytes] | None = None
     received: list[int] = []
 
     def forward(number: int, _: object) -> None:
@@ -45,32 +49,47 @@ def run(arguments: Sequence[str], count: int, devices: int) -> int:
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for index, environment in enumerate(environments):
-            children.append(_started(command, index, environment))
+            children.append(_started(command, index, environment, pipes))
+        copier = _copier(folder, children[0].pid, shlex.join(["tessera", *arguments]), pipes)
         return _ended(children, received)
     finally:
         _send(children, signal.SIGKILL)
         for child in children:
             child.wait()
+        if copier:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a process that a child left behind may hold a pipe
+                copier.wait(LAST_LINES)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _started(command: Sequence[str], index: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """A child in a process group of its own, so that Ctrl-C reaches it once, through this process."""
-    output, errors = (subprocess.PIPE, subprocess.STDOUT) if index else (None, None)
+def _started(
+    command: Sequence[str], index: int, environment: Mapping[str, str], pipes: list[Pipe]
+) -> subprocess.Popen[bytes]:
+    """A child in a process group of its own, so that Ctrl-C reaches it once, through this process; adds its `pipes`."""
+    output, written = os.pipe()
+    errors, complained = (output, written) if index else os.pipe()
     child = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=errors, process_group=0
+        command, env=environment, stdin=subprocess.PIPE, stdout=written, stderr=complained, process_group=0
     )
-    if index:
-        threading.Thread(target=_copy, args=(child, index), daemon=True).start()
+    pipes += [Pipe(index, 2 if index else 1, output)] + ([] if index else [Pipe(index, 2, errors)])
+    for end in {written, complained}:
+        os.close(end)
     return child
 
 
-def _copy(child: subprocess.Popen[bytes], index: int) -> None:
-    """A thread: what a child writes, to standard error, with its number before each line."""
-    assert child.stdout is not None
-    for line in child.stdout:
-        print(f"[process {index}] {line.decode(errors='replace').rstrip()}", file=sys.stderr, flush=True)
+def _copier(folder: Path, first: int, command: str, pipes: Sequence[Pipe]) -> subprocess.Popen[bytes]:
+    """The process that reads the pipes; `first`: the process id of child 0."""
+    ends = [f"{pipe.index},{pipe.shown},{pipe.end}" for pipe in pipes]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "launch.logs", str(folder), f"pid {first} on", command, *ends],
+        stdin=subprocess.DEVNULL,
+        pass_fds=[pipe.end for pipe in pipes],
+        process_group=0,
+    )
+    for pipe in pipes:
+        os.close(pipe.end)
+    return started
 
 
 def _ended(children: Sequence[subprocess.Popen[bytes]], received: Sequence[int]) -> int:
@@ -123,10 +142,13 @@ def _environments(arguments: Sequence[str], count: int, devices: int) -> list[di
     with socket.create_server(("127.0.0.1", 0)) as probe:
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
     part, made = len(gpus) // count, []
+    # Process 0 writes into a pipe, as on the terminal behind it.
+    size = shutil.get_terminal_size()
+    terminal = {"TTY_COMPATIBLE": "1", "COLUMNS": str(size.columns), "LINES": str(size.lines)} if os.isatty(1) else {}
     for index in range(count):
         own = {COUNT: str(count), INDEX: str(index), COORDINATOR: coordinator, CHILD: shlex.join(arguments)}
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[index * part : (index + 1) * part])} if gpus else {}
-        made.append({**os.environ, **own, **visible})
+        made.append({**os.environ, **own, **visible, **({} if index else terminal)})
     return made
 
 

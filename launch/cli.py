@@ -142,7 +142,8 @@ def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
     if command == "train" and values.processes > 1:
         from launch import children
 
-        return children.run(values.command_line, values.processes, values.devices)
+        folder = Path(values.config.run.dir).expanduser()
+        return children.run(values.command_line, values.processes, values.devices, folder)
     emulated = command == "plan" or (command in CONFIGURED and values.devices)
     if not accelerated() or emulated:
         keep_memory()

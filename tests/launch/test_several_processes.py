@@ -46,6 +46,10 @@ LATER = """
     if os.environ.get("TESSERA_PROCESS") == "1":
         threading.Thread(target=later, daemon=True).start()
 """
+SPEAKING = """
+    if index := os.environ.get("TESSERA_PROCESS"):
+        print("process", index, "reads its config")
+"""
 BROKEN = """
     import data.corpus
     def broken(*_, **__):
@@ -122,7 +126,7 @@ MESHES = {
 )
 def test_two_processes_train_as_one(tmp_path, mesh):
     changes = {**MESHES[mesh], "train.steps": 6, "model.embed_dim": 32}
-    code, said = ended(start(write(tmp_path / "two", changes)), tmp_path / "two")
+    code, said = ended(start(write(tmp_path / "two", changes, SPEAKING)), tmp_path / "two")
     assert code == 0, said
     one, two = alone(tmp_path / "two", changes), tmp_path / "two" / "run"
     np.testing.assert_allclose(losses(two), losses(one), atol=1e-6)
@@ -136,6 +140,14 @@ def test_two_processes_train_as_one(tmp_path, mesh):
     assert len(environment["processes"]) == 1 and said.count("step 6/6") == 1
     assert re.search(r"process 1 \(host .*, pid \d+\) +2048, 2049, 2050, 2051", said)
     assert tessera.load(two).config == tessera.load(one).config
+    # What each has said is kept, and shown: the other one's with its number.
+    for index, mark in enumerate(("", "[process 1] ")):
+        begin, *kept = (two / "logs" / f"process_{index}.log").read_text().splitlines()
+        assert re.match(r"--- \d{4}-\d\d-\d\d .* tessera train --config=.* --processes=2", begin)
+        assert kept[0] == f"process {index} reads its config"
+        assert [f"{mark}{line}" for line in kept] == [
+            line for line in said.splitlines() if line.startswith("[process 1] ") == bool(index)
+        ]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -147,25 +148,38 @@ def together(
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM ends this process and its peers where the training loop does not hear it; alone it raises Stopped."""
+    """SIGTERM ends this process and its peers where the training loop does not hear it; alone it raises Stopped.
+
+    Python calls a handler when the main thread is back from what it does, which may be a wait of hours for a process
+    that still prepares the data. With peers a thread answers, which is told of the signal at once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    why = "stopped by SIGTERM outside of the training steps: the same command goes on"
 
     def stop(number: int, _: object) -> None:
-        why = "stopped by SIGTERM outside of the training steps: the same command goes on"
-        if peers().several:  # at once: Python swallows what is raised in a callback of the garbage collector
-            signal.signal(number, signal.SIG_IGN)
-            with contextlib.suppress(RuntimeError, OSError):  # the terminal may be in the middle of a line, or gone
-                print(f"tessera: {why}", file=sys.stderr)
-            peers().leave(START_AGAIN, why)
-        raise Stopped(why)
+        if not peers().several:
+            raise Stopped(why)
+        threading.Event().wait()  # for `answer` to end this process: what goes on here would only fail meanwhile
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def answer() -> None:
+        for number in iter(lambda: told.recv(1), b""):
+            if ord(number) == signal.SIGTERM and peers().several and signal.getsignal(signal.SIGTERM) is stop:
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    print(f"tessera: {why}", file=sys.stderr)
+                peers().leave(START_AGAIN, why)
+
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    before, waker = signal.signal(signal.SIGTERM, stop), signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=answer, daemon=True).start()
     try:
         yield
     finally:
+        signal.set_wakeup_fd(waker)
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        tell.close()
 
 
 def follow_parent() -> None:

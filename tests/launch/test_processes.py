@@ -1,14 +1,17 @@
 """Who a process is, by the environment of each launcher, and that nobody trains alone who should not."""
 
+import os
 import signal
 import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 
-from launch import children
+from launch import children, processes
 from launch.processes import Processes, discover
-from train.peers import START_AGAIN, Peers
+from train.peers import START_AGAIN, Peers, Stopped
 
 OWN = {"TESSERA_COORDINATOR": "10.0.0.1:8476", "TESSERA_PROCESSES": "4", "TESSERA_PROCESS": "2"}
 SLURM = {
@@ -122,6 +125,35 @@ def test_a_signal_that_came_while_children_were_started_reaches_all():
     sleeping = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
     assert children._ended(sleeping, [signal.SIGTERM]) == START_AGAIN
     assert all(child.returncode == -signal.SIGTERM for child in sleeping)
+
+
+BLOCKED = """
+import hashlib
+from types import SimpleNamespace
+from launch import processes
+group = SimpleNamespace(several=True, leave=lambda code, why: processes.os._exit(code))
+processes.peers = lambda: group
+with processes._stoppable():
+    print("waits", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 30_000_000)  # in C: no handler of Python is called before it ends
+"""
+
+
+def test_a_signal_ends_peers_while_the_main_thread_waits_in_c():
+    with subprocess.Popen([sys.executable, "-c", BLOCKED], stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"waits\n"
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(5) == START_AGAIN
+        finally:
+            process.kill()
+
+
+def test_a_signal_raises_where_a_process_is_alone():
+    with pytest.raises(Stopped, match="SIGTERM"), processes._stoppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_a_place_that_all_have_passed_leaves_no_key():

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 # Bits of an element; what is not here (a token) takes no room.
 BITS = {"pred": 8, "s4": 4, "u4": 4, "s2": 2, "u2": 2, "bf16": 16, "c64": 64, "c128": 128, "f4e2m1fn": 4}
 _ARRAY = re.compile(r"([a-z]+[0-9a-z]*)\[([0-9,<=]*)\]")
+_QUOTED = r'"((?:[^"\\]|\\.)*)"'  # a string, in which a quote is escaped
 _CALLED = re.compile(r"\b(?:body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 
@@ -38,7 +39,7 @@ class Instruction:
 
         Of several that were joined, "jit(train_step)/(first:second:…)", the first.
         """
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        found = re.search(f"op_name={_QUOTED}", self.attributes)
         first, joined, _ = found[1].partition(":") if found else ("", "", "")
         return first.replace("/(", "/", 1) if joined else first
 
@@ -62,7 +63,7 @@ class Module:
         found = re.search(r"stack_frame_id=(\d+)", instruction.attributes)
         if found:
             return self.frames.get(int(found[1]), "")
-        found = re.search(r'source_file="([^"]*)" source_line=(\d+)', instruction.attributes)
+        found = re.search(rf"source_file={_QUOTED} source_line=(\d+)", instruction.attributes)
         return f"{found[1]}:{found[2]}" if found else ""
 
 
@@ -153,7 +154,7 @@ def _times(computations: dict[str, list[Instruction]], entry: str) -> dict[str, 
 def _called(instruction: Instruction) -> list[str]:
     if instruction.opcode in ("async-update", "async-done"):
         return []  # what the async-start has called
-    attributes = re.sub(r'"[^"]*"', "", instruction.attributes)
+    attributes = re.sub(_QUOTED, "", instruction.attributes)
     names = _CALLED.findall(attributes)
     for group in _BRANCHES.findall(attributes):
         names += re.findall(r"%?([\w.\-]+)", group)

@@ -113,7 +113,7 @@ def found_bytes(module: Module, program: Program, temporary: int) -> tuple[dict[
     found["activations"] = min(found["activations"], temporary)
     found["gradients"] = min(found["gradients"], temporary - found["activations"])
     found["temporaries"] = temporary - found["gradients"] - found["activations"]
-    return found, [_buffer(live, module) for live in alive[:TOP]], sum(live.bytes for live in alive)
+    return found, [_buffer(live, module) for live in alive[:TOP] if live.bytes], sum(live.bytes for live in alive)
 
 
 def replicated(program: Program) -> list[Replicated]:

@@ -1,53 +1,14 @@
-"""Answers to running out of memory: what the error says in numbers, what fills a device, and what would help most."""
+"""Answers to running out of memory: what was asked for, what fills a device, and what would help most."""
 
 import contextlib
-import dataclasses
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from launch.experiment import Experiment
+from launch.plan.shortage import Shortage, shortage
 from launch.plan.variants import Variant, as_it_is, vary
 from train.console import size
 from train.meter import TrainingError
-
-_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_NUMBER = r"([\d.]+) ?([KMGT]?)(?:i?B)?"
-# What XLA says for TPUs (two wordings of its compiler, two of its run time), for GPUs and for CPUs.
-_TEXTS = (
-    rf"Used {_NUMBER} of {_NUMBER} hbm",
-    rf"required .*?\({_NUMBER}\) exceeds available HBM \({_NUMBER}\)",
-    rf"[Aa]ttempting to (?:allocate|reserve) {_NUMBER}\b.*?There are {_NUMBER} free",
-    rf"[Oo]ut of memory (?:while trying to allocate|allocating|trying to allocate) {_NUMBER}",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Shortage:
-    """What an out-of-memory error says. None: it does not."""
-
-    asked: int | None  # bytes on one device: of all, or of the one request that was too much
-    there: int | None  # bytes of a device, or those that were free
-
-    @property
-    def missing(self) -> int | None:
-        return None if self.asked is None or self.there is None else max(self.asked - self.there, 0)
-
-    def __str__(self) -> str:
-        there = "" if self.there is None else f", {size(self.there)} there"
-        return "out of memory" + ("" if self.asked is None else f": {size(self.asked)} asked for{there}")
-
-
-def shortage(error: BaseException) -> Shortage | None:
-    """What an error says of memory that a device lacks, or None where it is about something else."""
-    text = str(error)
-    if not isinstance(error, RuntimeError) or not re.search(r"RESOURCE_EXHAUSTED|[Oo]ut of memory", text):
-        return None
-    for pattern in _TEXTS:
-        if found := re.search(pattern, text, re.DOTALL):
-            asked, there = found.groups()[:2], found.groups()[2:]
-            return Shortage(_bytes(*asked), _bytes(*there) if there else None)
-    return Shortage(None, None) if "memory" in text.lower() else None
 
 
 @contextlib.contextmanager
@@ -140,7 +101,3 @@ def _enough(now: Variant, steps: list[Variant], needed: int | None) -> Variant |
 def _doublings(most: int) -> Iterator[int]:
     """2, 4, 8 … up to `most`."""
     return (2**n for n in range(1, max(most, 1).bit_length()))
-
-
-def _bytes(number: str, unit: str) -> int:
-    return round(float(number) * _UNITS[unit])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from launch.plan.flops import executed_flops
 from launch.plan.hlo import parse
 from launch.plan.live import traffic
 from launch.plan.memory import Buffer, Replicated, counted_bytes, found_bytes, given_bytes, host_bytes, replicated
+from launch.plan.shortage import shortage
 from launch.plan.topology import COMPILED, EMULATED, Topology, find_topology
 from launch.program import Program, assemble
 from model.config import flops_per_sequence
@@ -173,10 +173,10 @@ def _compiled(program: Program, topology: Topology, microbatches: int) -> dict[s
     try:
         compiled, seconds = program.compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        lack = shortage(error)
+        if lack is None:
             raise
-        # What the compiler calls temporaries has the arguments in it.
-        needed = {**given, "temporaries": max(0, _told(str(error)) - sum(given.values()))}
+        needed = {**given, "temporaries": max(0, (lack.asked or 0) - sum(given.values()))}
         return {
             "fits": False,
             "bytes": {**needed, "total": sum(needed.values()), "host": host_bytes(program)},
@@ -208,13 +208,6 @@ def _compiled(program: Program, topology: Topology, microbatches: int) -> dict[s
         "traffic": traffic(module) if topology.method == COMPILED else 2.0 * state,
         "compile_seconds": seconds,
     }
-
-
-def _told(message: str) -> int:
-    """Bytes that a step which does not fit would take, as the compiler says it: "(58.84G)", or "Used 58.84G of"."""
-    found = re.search(r"temporaries \(([\d.]+)([KMGT]?)\)|Used ([\d.]+)([KMGT]?) of", message)
-    number, unit = (found[1] or found[3], found[2] or found[4]) if found else ("0", "")
-    return round(float(number) * 1024 ** " KMGT".index(unit or " "))
 
 
 def _speed(

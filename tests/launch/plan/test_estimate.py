@@ -12,7 +12,8 @@ from launch.plan.collectives import collectives
 from launch.plan.estimate import KINDS, held_bytes, step_work
 from launch.plan.layout import full_sizes
 from launch.plan.memory import counted_bytes, given_bytes, host_bytes
-from launch.plan.oom import Shortage, answer, told
+from launch.plan.oom import answer, told
+from launch.plan.shortage import Shortage
 from launch.plan.variants import as_it_is
 from launch.program import assemble
 from model.config import flops_per_sequence

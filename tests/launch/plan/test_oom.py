@@ -16,24 +16,14 @@ from jax.errors import JaxRuntimeError
 from configs import gpt2_124m
 from launch import experiment
 from launch.plan.layout import full_sizes
-from launch.plan.oom import Shortage, advice, answer, answered, shortage
+from launch.plan.oom import advice, answer, answered
+from launch.plan.shortage import Shortage, shortage
 from launch.plan.variants import as_it_is, vary
 from tests import tiny
+from tests.launch.plan.test_shortage import SEEN
 from train.meter import TrainingError
 
 GIB = 2**30
-# As libtpu 0.0.42, older TPU compilers and run times, CUDA and the CPU of jax 0.10 say it.
-SEEN = {
-    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (198.55G) exceeds "
-    "available HBM (15.75G).": (198.55 * GIB, 15.75 * GIB),
-    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 30.21G of 15.48G "
-    "hbm. Exceeded hbm capacity by 14.73G.\n\nTotal hbm usage >= 30.73G:": (30.21 * GIB, 15.48 * GIB),
-    "RESOURCE_EXHAUSTED: Error loading program: Attempting to reserve 3.95G at the bottom of memory. That was not "
-    "possible. There are 1.92G free, 0B reserved, and 1.92G reservable.": (3.95 * GIB, 1.92 * GIB),
-    "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4770354232 bytes.": (4770354232, None),
-    "RESOURCE_EXHAUSTED: Out of memory allocating 17592186044416 bytes.": (17592186044416, None),
-    "RESOURCE_EXHAUSTED: Failed to allocate request for 1.00GiB of device memory": (None, None),
-}
 
 
 @pytest.fixture
@@ -42,13 +32,6 @@ def small():
     made = gpt2_124m.get_config()
     made.model.remat, made.train.microbatches = "none", 1
     return experiment.read(made), full_sizes({"data": 4})
-
-
-@pytest.mark.parametrize("text", SEEN)
-def test_what_the_error_says(text):
-    asked, there = SEEN[text]
-    found = shortage(JaxRuntimeError(text))
-    assert found == Shortage(asked and round(asked), there and round(there))
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from launch.experiment import read
 from launch.plan import topology
 from launch.plan.flops import executed_flops
 from launch.plan.memory import replicated
-from launch.plan.oom import shortage
 from launch.plan.plan import Plan, plan, stand_in
+from launch.plan.shortage import shortage
 from launch.plan.topology import COMPILED, EMULATED, find_topology
 from launch.program import Program, assemble
 from model.config import flops_per_sequence

@@ -9,7 +9,7 @@ from rich.console import Console as Terminal
 
 from launch import cli
 from launch.plan import report, topology
-from launch.plan.plan import Plan, _told, plan
+from launch.plan.plan import Plan, plan
 from launch.plan.topology import EMULATED, find_topology
 from launch.program import Program
 from tests.launch.plan.tiny_plans import PLAN, tiny_config
@@ -99,18 +99,6 @@ def test_the_command_line_says_what_is_wrong(arguments, says, capsys, monkeypatc
     monkeypatch.setattr("launch.compiled.keep_compiled", lambda: None)
     assert cli.main(["plan", "--config=configs/gpt_demo.py", *arguments]) in (cli.USAGE, cli.CONFIG)
     assert says in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("message", "gib"),
-    [
-        ("the total memory required for HLO temporaries (58.84G) exceeds available HBM (15.75G).", 58.84),
-        ("Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.", 20.5),
-        ("something else", 0.0),
-    ],
-)
-def test_bytes_in_the_message_of_a_compiler(message, gib):
-    assert _told(message) == round(gib * 2**30)
 
 
 def shown(planned: Plan) -> str:

@@ -143,6 +143,15 @@ def test_the_fullest_moment_and_who_fills_it():
     assert [(live.bytes, live.instruction.name) for live in found] == [(16384, "wide"), (4096, "a"), (2048, "kept")]
 
 
+def test_a_name_with_quotes_in_it_calls_nothing():
+    """The text of a compiler escapes them."""
+    name = r'op_name="call[name=\"calls=%body\"]/wide"'
+    text = PROGRAM.replace('op_name="early"', name).replace("f32[8192]{0} broadcast(%p),", "f32[8192]{0} negate(%p),")
+    module = parse(text)
+    early = next(i for i in module.instructions() if i.name == "early")
+    assert early.op_name == r"call[name=\"calls=%body\"]/wide" and module.times["body"] == 3
+
+
 def test_traffic_multiplies_the_rounds_of_loops():
     outside = (4 + 32) + 2 * 4 + (4 + 2) + (4 + 2 + 4)  # KiB in and out: early, a, kept, out
     inside = (4 * 4 + 16) + 2 * 4  # wide, y

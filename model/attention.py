@@ -16,11 +16,11 @@ from model.mask import MASKED, MaskSpec, final_scores
 from model.positions import Rotate, ScoreBias
 from model.sharding import ShardingRules
 
-CHUNKS = 4  # parts of the queries of causal attention, none of which looks at keys behind its end
+CHUNKS = 4  # causal attention computes queries in so many parts, each with only the keys up to its end
 
 
 class Context(struct.PyTreeNode):
-    """What every layer is told beside its input."""
+    """What all layers get in addition to their input."""
 
     positions_BT: jax.Array
     mask: MaskSpec
@@ -45,10 +45,10 @@ def attention(
 ) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1), o_BHTK in the type of `q_BHTK`.
 
-    H query heads share G key-value heads, in order (H a multiple of G). Scores are `scale * q·k`, then bent to
-    `c * tanh(scores / c)` with a `softcap` c, then `bias` is added, (1, H, T, S) or described. `drop` acts on the
-    attention weights. Where `rules` cut the length, keys go round a ring of devices (`model.ring`), whatever `impl`;
-    a bias that is built already is never cut. A kernel leaves to XLA what it cannot do, such as a step of decoding.
+    H query heads share G key-value heads, in order (H a multiple of G). Scores are `scale * q·k`, then capped to
+    `c * tanh(scores / c)` with a `softcap` c, then `bias` is added: an array (1, H, T, S) or a `ScoreBias`. `drop` acts
+    on the attention weights. If `rules` shard the length, ring attention (`model.ring`) is used, whatever `impl`; not
+    with a bias that is an array. What a kernel does not support, such as a step of decoding, is left to XLA.
     """
     B, _, T, _ = q_BHTK.shape
     if rules is not None and not isinstance(bias, jax.Array) and ring.cuts(rules, B, T, k_BGSK.shape[2]):
@@ -84,7 +84,7 @@ def reference_attention(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask: MaskSpec, scale
 def xla_attention(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask: MaskSpec, scale, softcap, drop) -> jax.Array:
     """Batched products in the type of the inputs, softmax in f32. Heads before length: twice as fast on CPU.
 
-    Long causal rows are done in `CHUNKS` parts, which leaves out 3/8 of the scores: those that no query may see.
+    Long causal rows are computed in `CHUNKS` parts, which skips 3/8 of the scores, all of them masked.
     """
     T = q_BHTK.shape[2]
     whole = not mask.causal or not mask.in_order or mask.prefix_BS is not None
@@ -95,7 +95,7 @@ def xla_attention(q_BHTK, k_BGSK, v_BGSK, bias_1HTS, mask: MaskSpec, scale, soft
         end = start + T // CHUNKS
         k_part, v_part = k_BGSK[:, :, :end], v_BGSK[:, :, :end]
         bias = None if bias_1HTS is None else bias_1HTS[:, :, start:end, :end]
-        part, own = mask.part(start, end), drop and drop.block(start)  # what one part drops says nothing of the next
+        part, own = mask.part(start, end), drop and drop.block(start)  # independent dropout for each part
         parts.append(_attend(q_BHTK[:, :, start:end], k_part, v_part, bias, part, scale, softcap, own))
     return jnp.concatenate(parts, axis=2)
 
@@ -115,7 +115,7 @@ IMPLEMENTATIONS = {"reference": reference_attention, "xla": xla_attention}
 
 @dataclasses.dataclass(frozen=True)
 class Heads:
-    """The linear maps of one attention, between the residual stream and its heads. Used inside a module's call."""
+    """The linear maps between the residual stream and the heads of one attention. Used inside a module's call."""
 
     embed_dim: int
     num_heads: int

@@ -76,7 +76,7 @@ def beam_search(
     Args:
         log_probs: (rows, V) of the next token, for the `batch * beams.size` rows that `network` stands for.
         extend: `network` with `rows_R` of it, in this order, each continued by `token_R`.
-        network: the state behind the prompts, each repeated `beams.size` times.
+        network: the state after the prompts, each repeated `beams.size` times.
     """
     B, W = batch, beams.size
     tokens_BWN, none_BW = jnp.zeros((B, W, capacity), jnp.int32), jnp.full((B, W), -jnp.inf)
@@ -89,7 +89,7 @@ def beam_search(
         logp_RV = log_probs(search.network)
         V, length = logp_RV.shape[1], search.length + 1
         total_BM = (logp_RV.reshape(B, W, V) + search.scores_BW[:, :, None]).reshape(B, W * V)
-        # As many that W of them go on even if every beam offers each end.
+        # Enough that W of them continue even if all ends of all beams are among them.
         count = min(max(2, 1 + len(eos_ids)) * W, W * V)
         scores_BC, place_BC = jax.lax.optimization_barrier(jax.lax.top_k(total_BM, count))  # as in model.sampling
         beam_BC, token_BC = place_BC // V, place_BC % V
@@ -109,7 +109,7 @@ def beam_search(
 
 
 def _add(search: _Search, beams: Beams, tokens_BCN: jax.Array, scores_BC: jax.Array) -> Ended:
-    """The best of those that had ended and those that end now; only the W best candidates may."""
+    """The best of the sequences that ended before and those that end now, if among the W best candidates."""
     W, length = beams.size, search.length + 1
     scores_BW = jnp.where(search.open_B[:, None], scores_BC[:, :W] / _norm(length, beams), -jnp.inf)
     old = search.ended
@@ -120,7 +120,7 @@ def _add(search: _Search, beams: Beams, tokens_BCN: jax.Array, scores_BC: jax.Ar
 
 
 def _hopeful(running_B: jax.Array, ended: Ended, beams: Beams, length: jax.Array, max_tokens: jax.Array) -> jax.Array:
-    """Whether the best running beam may still get among the ended ones."""
+    """Whether the best running beam may still get into the W best ended ones."""
     if beams.early_stopping == "never":
         length = jnp.where(beams.length_penalty > 0, max_tokens, length)
     hopeful_B = running_B / _norm(length, beams) > ended.scores_BW[:, -1]
@@ -132,5 +132,5 @@ def _norm(length: jax.Array, beams: Beams) -> jax.Array:
 
 
 def _take(x: jax.Array, chosen_BW: jax.Array) -> jax.Array:
-    """Of each prompt those along axis 1 that are chosen."""
+    """For each prompt, the chosen entries of axis 1."""
     return jnp.take_along_axis(x, chosen_BW.reshape(chosen_BW.shape + (1,) * (x.ndim - 2)), axis=1)

@@ -1,4 +1,4 @@
-"""What a Transformer remembers of the tokens that it has read: keys and values, of all layers."""
+"""The key-value cache of a Transformer."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class Cache(struct.PyTreeNode):
     source_segments_BS: Any = None
 
     def write(self, layer: jax.Array | int, k_BGTK: jax.Array, v_BGTK: jax.Array) -> "Cache":
-        """With new keys and values of one layer behind the filled slots."""
+        """The cache with new keys and values of one layer after the filled slots."""
         start = (layer, 0, 0, self.filled, 0)
         return self.replace(
             k_LBGSK=jax.lax.dynamic_update_slice(self.k_LBGSK, k_BGTK[None].astype(self.k_LBGSK.dtype), start),
@@ -34,7 +34,7 @@ class Cache(struct.PyTreeNode):
         return _layer(self.k_LBGSK, layer), _layer(self.v_LBGSK, layer)
 
     def write_source(self, layer: jax.Array | int, k_BGSK: jax.Array, v_BGSK: jax.Array) -> "Cache":
-        """With keys and values of the encoder's output for one layer."""
+        """The cache with keys and values of the encoder's output for one layer."""
         start = (layer, 0, 0, 0, 0)
         k, v = self.source_k_LBGSK, self.source_v_LBGSK
         return self.replace(

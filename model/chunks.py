@@ -1,4 +1,4 @@
-"""The loss over a large vocabulary, a part of the tokens at a time: the logits of all tokens never exist at once."""
+"""The loss over a large vocabulary in chunks of tokens, so that the logits of all tokens never exist at once."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -15,7 +15,7 @@ Weights = Any  # those that the head reads
 
 
 class Scores(nn.Module):
-    """The head of a network alone, on the network's own weights: x_BTD -> logits (B, T, V)."""
+    """The head of a network as a module of its own, with the network's weights: x_BTD -> logits (B, T, V)."""
 
     embedding: Factory
     head: Factory
@@ -31,7 +31,7 @@ def split(model: Any) -> tuple[nn.Module, Scores]:
 
 
 def check_chunks(chunks: int, length: int, rules: ShardingRules, mesh_shape: dict[str, int]) -> None:
-    """Fails where the tokens of a row cannot be cut into `chunks` equal parts on each device.
+    """Fails if the tokens of a row that a device holds cannot be cut into `chunks` equal parts.
 
     Raises:
         ValueError: with the numbers, and those that would work.
@@ -57,11 +57,11 @@ def summed_in_chunks(
 ) -> jax.Array:
     """The sum of `nats(logits, targets, weights)` over `chunks` parts of the tokens, one after the other.
 
-    Where a gradient is asked for, each part makes its own at once, in the forward pass, while its logits are there:
-    nothing is computed twice (Hsu et al. 2024, Liger Kernel, section 3.2). Those of the weights add up in f32.
+    Under differentiation, the forward pass computes the gradient of each part while its logits exist, so nothing is
+    computed twice (Hsu et al. 2024, Liger Kernel, section 3.2). Gradients of the weights are summed in f32.
 
     Raises:
-        ValueError: tokens that do not cut into so many parts, or targets that are not one a token.
+        ValueError: tokens that do not divide into `chunks` parts, or targets that are not one per token.
     """
     check_chunks(chunks, x_BTD.shape[1], rules, dict(jax.sharding.get_abstract_mesh().shape))
     if targets_BT.shape != x_BTD.shape[:2]:
@@ -97,7 +97,7 @@ def summed_in_chunks(
 
 
 def _cut(x_BT: jax.Array, chunks: int, rules: ShardingRules) -> jax.Array:
-    """Every part takes every n-th token, so that each device keeps the tokens that it has: (chunks, B, T / chunks)."""
+    """(chunks, B, T / chunks): each part takes every n-th token of n = chunks, so tokens stay on their device."""
     B, T, *rest = x_BT.shape
     parts = jnp.moveaxis(x_BT.reshape(B, T // chunks, chunks, *rest), 2, 0)
     axes = ("batch", "length", *("residual" for _ in rest))

@@ -51,40 +51,40 @@ class ModelConfig:
     # Embeddings and positions
     token_types: int = 0  # rows of a second table, for the segments of a pair (BERT); 0 = none
     scale_embeddings: bool = False  # times sqrt(embed_dim) (Vaswani et al. 2017, section 3.4)
-    embedding_norm: bool = False  # a norm behind the embeddings (BERT)
+    embedding_norm: bool = False  # a norm after the embeddings (BERT)
     positions: str = "learned"  # learned | sinusoidal | relative (T5) | rotary | alibi | none
-    position_offset: int = 0  # number of the first position (RoBERTa: 2)
+    position_offset: int = 0  # row of the position table that the first token takes (RoBERTa: 2)
     rope_theta: float = 10_000.0  # base of the rotary wavelengths (Su et al. 2021)
     rope_scaling: str = "none"  # none | linear (Chen et al. 2023) | llama3
-    rope_factor: float = 1.0  # by how much rotary positions are stretched
+    rope_factor: float = 1.0  # a context this many times longer than that of pretraining
     rope_low_factor: float = 1.0  # llama3: wavelengths above rope_original_length / this are stretched in full
     rope_high_factor: float = 4.0  # llama3: wavelengths below rope_original_length / this are left alone
     rope_original_length: int = 8_192  # llama3: the context before stretching
-    relative_buckets: int = 32  # distances that relative positions tell apart (Raffel et al. 2020, section 2.1)
-    relative_max_distance: int = 128  # from this distance on they are one
+    relative_buckets: int = 32  # classes of distances, each with a bias of its own (Raffel et al. 2020, section 2.1)
+    relative_max_distance: int = 128  # distances from this one on share the last bucket
     # Blocks
     norm: str = "layer"  # layer | rms | none (only rnn, lstm and gru)
     norm_epsilon: float = 1e-5  # added to the variance
-    norm_placement: str = "pre"  # pre | post (behind each residual sum, as in 2017)
+    norm_placement: str = "pre"  # pre | post (after each residual sum; Vaswani et al. 2017)
     mlp: str = "gelu"  # gelu (tanh form) | gelu_exact | relu | silu; gated: swiglu | geglu | geglu_exact | reglu
     bias: str = "all"  # none | qkv | attention (qkv and output) | mlp | all (both, and layer norms)
     attention_scale: float = 0.0  # of query-key products; 0 = 1 / sqrt(head_dim)
     qk_norm: bool = False  # RMS norm of each query and key head (Henry et al. 2020)
     attention_softcap: float = 0.0  # attention scores become c * tanh(s / c) (Gemma 2); 0 = off
-    window: int = 0  # a token sees so many tokens, itself included (Mistral); 0 = all
+    window: int = 0  # a token attends to this many latest tokens, itself included (Mistral); 0 = all
     # Experts
     experts: int = 0  # E: MLPs of a layer, of which each token takes some (Shazeer et al. 2017); 0 = one, for all
     experts_per_token: int = 2  # k: experts that a token takes
-    capacity_factor: float = 1.25  # in training an expert takes this times k T / E of the T tokens of a row, and passes
-    # by the rest; 0 = takes all
-    load_balance_loss: float = 0.01  # what unequal loads of the experts add to the loss (Fedus et al. 2022, eq. 4)
-    router_z_loss: float = 0.001  # what large router logits add to the loss (Zoph et al. 2022, eq. 5)
+    capacity_factor: float = 1.25  # in training an expert takes at most this times k T / E tokens of a row of T and
+    # drops the rest; 0 = no limit
+    load_balance_loss: float = 0.01  # weight of the load-balancing loss (Fedus et al. 2022, eq. 4)
+    router_z_loss: float = 0.001  # weight of the router z-loss (Zoph et al. 2022, eq. 5)
     # Output
     tied_output: bool = True  # the output projection is the embedding table
     scale_output: bool = False  # times 1 / sqrt(embed_dim) before a tied output (T5 1.0)
     logits_softcap: float = 0.0  # logits become c * tanh(l / c); 0 = off
     prefix_lm: bool = False  # a decoder that reads its prompt in both directions; training by prefix_lm sets it
-    decoder_start_id: int = 0  # what the decoder of an encoder-decoder begins with (T5: the padding)
+    decoder_start_id: int = 0  # first input of the decoder of an encoder-decoder (T5: the padding id)
     # Learning rates that carry over from a narrower network (muP: Yang et al. 2022, table 8)
     base_width: int = 0  # embed_dim of the network that they were found with, MLP and heads in proportion; 0 = off
     base_head_dim: int = 0  # its head_dim: scores fall as 1 / head_dim from there; 0 = the same head_dim, more heads
@@ -98,9 +98,9 @@ class ModelConfig:
     remat: str = "none"  # what the backward pass recomputes: none | dots (all but products with weights that all
     # tokens share) | full | all but named activations of a block, joined by commas (of REMAT_NAMES) | budget (all but
     # what fits remat_bytes)
-    remat_bytes: float = 0.0  # bytes of activations that one device keeps for the backward pass; 0 = no budget
-    remat_offload: str = ""  # named activations that wait in the memory of the host, joined by commas
-    pipeline_microbatches: int = 0  # parts of a batch on their way through the stages of a mesh; 0 = 4 a stage or less
+    remat_bytes: float = 0.0  # with remat "budget": bytes of activations that a device may keep for the backward pass
+    remat_offload: str = ""  # named activations kept in host memory until the backward pass, joined by commas
+    pipeline_microbatches: int = 0  # microbatches of the pipeline over mesh stages; 0 = chosen, at most 4 a stage
     scan_unroll: int = 1  # layers per step of the compiled loop; 0 = all. Never changes the weights
 
     def __post_init__(self) -> None:
@@ -223,7 +223,7 @@ class ModelConfig:
             raise ValueError("model.scale_output is True: only a tied output is scaled")
 
     def _check_remat(self) -> None:
-        """What is kept has names, and each of them one place."""
+        """Each activation is named once: kept on the device, or offloaded."""
         kept = self.remat.split(",") if self.remat not in ("none", "dots", "full", "budget") else []
         moved = self.remat_offload.split(",") if self.remat_offload else []
         if (unknown := [name for name in kept if name not in REMAT_NAMES]) or len(set(kept)) < len(kept):

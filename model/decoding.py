@@ -1,4 +1,4 @@
-"""Generation with a cache: pure functions that continue a state by tokens, and the driver that all families share."""
+"""Generation with a cache: pure functions that extend a state by tokens, and the driver that all families share."""
 
 import functools
 import sys
@@ -24,9 +24,9 @@ from model.sampling import Sampling, choose, penalize
 from model.sharding import ShardingRules, shards
 from model.transformer import apply
 
-CHUNK = 16  # tokens between two looks at the output
+CHUNK = 16  # tokens generated on the devices before the host looks at them
 GREEDY = Sampling(0.0)
-FILTERS = ("top_k", "top_p", "min_p", "typical_p")  # of `Sampling`: what matters only where a token is drawn
+FILTERS = ("top_k", "top_p", "min_p", "typical_p")  # of `Sampling`: they matter only if tokens are drawn
 
 
 class DecodeState(struct.PyTreeNode):
@@ -53,10 +53,10 @@ class Chunk(NamedTuple):
 
 
 def empty_cache(config: ModelConfig, rules: ShardingRules, batch: int, slots: int, source_length: int = 0) -> Any:
-    """What a network of this architecture remembers before the first token.
+    """The cache of a network before the first token.
 
-    For a Transformer room for `slots` tokens a row and, in an encoder-decoder, `source_length` of the source, in the
-    compute type. Recurrent networks and n-grams remember as much of any text.
+    A Transformer's has room for `slots` tokens a row and, in an encoder-decoder, `source_length` of the source, in the
+    compute type. That of recurrent networks and n-grams has a fixed size.
     """
     c = config.resolved()
     if c.architecture == "ngram":
@@ -148,7 +148,7 @@ def search(
     vocab_limit: int,
     eos_ids: tuple[int, ...],
 ) -> Ended:
-    """Beam search behind the prompts of `state`; the penalties of `sampling` act on log-probabilities. Pure."""
+    """Beam search from `state`; the penalties of `sampling` act on log-probabilities. Pure."""
 
     def log_probs(state: DecodeState) -> jax.Array:
         return _allowed(jax.nn.log_softmax(state.logits_BV), state, sampling, vocab_limit, eos_ids)
@@ -173,7 +173,7 @@ class Decoder:
             raise ValueError("an encoder has no next token: generate with another architecture")
         self.model, self.config, self.rules = model, config.resolved(), rules or ShardingRules()
         self._limit = config.max_length if config.attends else sys.maxsize  # tokens that it can look back on
-        # Many steps with the same weights: on a CPU it pays to take the layers apart once for all of them.
+        # Many steps use the same weights: on a CPU it pays to split the layers once, see `parameters.unstack`.
         apart = self.config.attends and jax.default_backend() == "cpu"
         stepped = build(self.config, self.rules, stacked=False) if apart else model
         self._prepare = jax.jit(parameters.unstack) if apart else lambda params: params
@@ -206,13 +206,13 @@ class Decoder:
     ) -> Iterator[Chunk]:
         """Yields the next tokens of all rows until `max_tokens` or the end of every row.
 
-        A row that has ended repeats the first of `eos_ids`. When the context is full, its younger half is read anew
-        and generation goes on. As long as it is not full, row b depends on its prompt and `seeds[b]` alone, not on the
-        other rows. Recurrent networks and n-grams have no context that fills.
+        A row that has ended repeats the first of `eos_ids`. When the context is full, its newer half is read again and
+        generation continues. Until then, row b depends only on its prompt and `seeds[b]`, not on the other rows. The
+        context of recurrent networks and n-grams is never full.
 
         Args:
-            prompts: what each text begins with. In an encoder-decoder what the answer begins with, behind
-                `config.decoder_start_id`; each may be empty.
+            prompts: the beginning of each text. In an encoder-decoder the beginning of the answer, after
+                `config.decoder_start_id`; it may be empty.
             seeds: one for each row.
             vocab_limit: ids below it are drawn.
             num_samples: rows for each prompt, which is read once; rows of one prompt stand together.
@@ -284,11 +284,11 @@ class Decoder:
     ) -> list[list[Hypothesis]]:
         """The `num_return` best continuations of each prompt that beam search finds, best first.
 
-        There may be fewer where so many sequences do not exist. The arguments are those of `stream`; of `sampling` the
-        penalties hold.
+        There are fewer if not so many sequences exist. The arguments are those of `stream`; of `sampling` only the
+        penalties apply.
 
         Raises:
-            ValueError: as `stream`; or a text that may outgrow the context, or a `sampling` that draws.
+            ValueError: as `stream`; a text that may outgrow the context; a `sampling` that draws.
         """
         eos_ids = tuple(eos_ids)
         checked = self._checked(sampling, max_tokens, vocab_limit, eos_ids)
@@ -321,14 +321,14 @@ class Decoder:
         ]
 
     def _even(self, prompts: Prompts) -> Prompts:
-        """A copy with the first row repeated until the mesh can cut the batch into equal parts."""
+        """A copy with the first row repeated until the mesh divides the batch evenly."""
         parts, rows = shards(self.rules.batch, dict(jax.sharding.get_abstract_mesh().shape)), len(prompts.texts)
         return prompts.take([*range(rows), *[0] * (-rows % parts)])
 
     def _begin(
         self, params: Any, prompts: Prompts, max_tokens: int, sampling: Sampling
     ) -> tuple[DecodeState, int, int]:
-        """The state behind the prompts, how many slots are used, and how many there are."""
+        """The state after the prompts, the number of slots used, and of all slots."""
         # Padding must not push the end of the text out of a context that has room for it.
         width = min(round_up(prompts.longest, BUCKET), max(prompts.longest, self._limit - max_tokens))
         # One slot more than the context: the token after a full context is drawn before the window moves.

@@ -1,4 +1,4 @@
-"""Fused attention: cuDNN's on NVIDIA GPUs, splash on TPUs; what each of them can do, and which one a run takes."""
+"""Fused attention: cuDNN on NVIDIA GPUs, splash on TPUs; what each supports, and which one a run uses."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ from model.mask import MaskSpec
 from model.sharding import ShardingRules, shards
 
 PLATFORMS = {"cudnn": ("gpu", "cuda"), "splash": ("tpu",)}  # as JAX names the devices
-BLOCKS = (512, 256, 128)  # queries or keys that splash takes at once: the largest that divides their number
+BLOCKS = (512, 256, 128)  # block sizes of splash: the largest that divides the number of queries or keys is used
 QUERIES = ("batch", "heads", "length", "head_dim")
 
 
 class Cuts(NamedTuple):
-    """Into how many parts the mesh cuts the queries of a call, by their logical axes."""
+    """The number of shards of the queries of a call along each logical axis."""
 
     batch: int = 1
     heads: int = 1
@@ -28,7 +28,7 @@ class Cuts(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What a call of attention asks for. Numbers that differ from call to call are 0."""
+    """What a call of attention requires of a kernel. Sizes that are not known yet are 0."""
 
     dtype: str
     head_dim: int
@@ -48,7 +48,7 @@ class Need(NamedTuple):
 
 
 def refusal(impl: str, need: Need) -> str:
-    """What of a call the kernel cannot do, in words; "" where it can do all of it."""
+    """What the kernel does not support of a call, in words; "" if it supports all of it."""
     both = {
         "a bias on the scores": need.bias,
         "dropout of attention weights": need.dropout,
@@ -88,8 +88,8 @@ def choose_attention(
     source_length: int = 0,
     segments: bool = False,
 ) -> tuple[str, str]:
-    """The implementation of attention for devices of a platform, and the reason: `model.attention_impl`, or what is
-    best where that is 'auto'. Rows are not asked for: training refuses a batch that its devices cannot share.
+    """The implementation of attention on a platform, and the reason: `model.attention_impl`, or the best one if that is
+    'auto'. The number of rows does not matter: training refuses a batch that its devices cannot share.
 
     Args:
         platform: of the devices: "cpu", "gpu" or "tpu". length, source_length: of the rows; 0 = of any length.
@@ -153,9 +153,9 @@ def _needs(c: ModelConfig, length: int, source_length: int, segments: bool) -> l
 def able(
     impl: str, q_BHTK: jax.Array, k_BGSK: jax.Array, bias: Any, mask: MaskSpec, softcap: float, drop: Any, rules: Any
 ) -> bool:
-    """Whether a kernel can do this very call: others, such as a step of decoding, are left to XLA."""
+    """Whether a kernel supports this call; a step of decoding, for example, is left to XLA."""
     mesh = jax.sharding.get_abstract_mesh()
-    # Of a microbatch in a pipeline, the stages are no part: what is manual here is cut already.
+    # Axes that are manual here, such as the stages of a pipeline, have cut the arrays already.
     here = {axis: 1 if axis in mesh.manual_axes else size for axis, size in mesh.shape.items()}
     need = Need(
         dtype=q_BHTK.dtype.name,
@@ -180,7 +180,7 @@ def able(
 def cudnn(q_BHTK, k_BGSK, v_BGSK, mask: MaskSpec, scale: float, softcap: float, rules: ShardingRules) -> jax.Array:
     """Flash attention of cuDNN (Dao 2023), on the batch and the heads of each device: o_BHTK."""
     del softcap  # it has none
-    # It splits itself over batch and heads, as long as queries and keys are cut alike.
+    # JAX partitions it over batch and heads if queries and keys are sharded alike.
     k_BGSK, v_BGSK = (rules.constrain(repeat_for_parts(x, rules), *QUERIES) for x in (k_BGSK, v_BGSK))
     o_BTHK = jax.nn.dot_product_attention(
         q_BHTK.swapaxes(1, 2),
@@ -224,7 +224,7 @@ def splash(
             head_shards=1,
             q_seq_shards=1,
             attn_logits_soft_cap=softcap or None,
-            residual_checkpoint_name="attention",  # with what the backward pass needs beside it
+            residual_checkpoint_name="attention",  # names the softmax statistics of the backward pass too
             interpret=interpret,
         )
         ids = None if segments is None else kernel.SegmentIds(*segments)
@@ -240,19 +240,19 @@ def splash(
         in_specs=(cut, cut, cut, None if segments is None else (rows, rows)),
         out_specs=cut,
         axis_names={axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto},
-        check_vma=False,  # the kernel says nothing of it
+        check_vma=False,  # the kernel does not declare it
     )
     return cast(jax.Array, split(q_BHTK, k_BGSK, v_BGSK, segments))
 
 
 def repeat_for_parts(x_BGSK: jax.Array, rules: ShardingRules) -> jax.Array:
-    """Keys or values, repeated as often as it takes to cut them like the queries, each beside its own query heads."""
+    """Keys or values, repeated until they can be sharded like the queries, each on the device of its query heads."""
     parts = shards(rules.heads, dict(jax.sharding.get_abstract_mesh().shape))
     return jnp.repeat(x_BGSK, math.lcm(x_BGSK.shape[1], parts) // x_BGSK.shape[1], axis=1)
 
 
 def _splash_mask(mask: MaskSpec, T: int, S: int, heads: int) -> Any:
-    """The mask but for segments, which the kernel compares itself."""
+    """The mask without segments, which the kernel compares itself."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     if mask.window:

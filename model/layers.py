@@ -12,13 +12,13 @@ from model.parameters import declare
 from model.sharding import ShardingRules
 
 Initializer = Callable[..., jax.Array]
-FEW = 8  # rows of a step of decoding
+FEW = 8  # rows: at most this many in a step of decoding
 
 
 class Linear(nn.Module):
     """`einsum(equation, x, kernel) + bias`, in the type of `x`.
 
-    The equation names the sizes: `Linear("BTD,DHK->BTHK", (768, 12, 64), ("embed", "heads", "head_dim"), normal)`.
+    The equation names the dimensions: `Linear("BTD,DHK->BTHK", (768, 12, 64), ("embed", "heads", "head_dim"), normal)`.
     The leading letters of the kernel are the trailing ones of `x` and are summed over; the bias has the rest.
     """
 
@@ -67,7 +67,7 @@ class Embedding(nn.Module):
         table_VD = self.table_VD.astype(x_BTD.dtype)
         if math.prod(x_BTD.shape[:-1]) > FEW:
             return _product(x_BTD, table_VD.T, 1, "float32")
-        # The table first: it is read as it lies (a quarter less time for one row on CPU).
+        # The table first, in its memory order (a quarter less time for one row on CPU).
         rows_ND = x_BTD.reshape(-1, self.embed_dim)
         logits_NV = jnp.matmul(table_VD, rows_ND.T, preferred_element_type=jnp.float32).T
         return logits_NV.reshape(*x_BTD.shape[:-1], self.vocab_size)
@@ -76,7 +76,7 @@ class Embedding(nn.Module):
 def _product(x: jax.Array, kernel: jax.Array, summed: int, out_dtype: str | None) -> jax.Array:
     """The sum over the last `summed` dimensions of `x`, which are the first ones of the kernel."""
     if jax.sharding.get_abstract_mesh().size > 1:
-        # A dimension that joins batch and length cannot be cut along both: the devices would gather the length.
+        # Batch and length joined into one dimension cannot be sharded along both: devices would gather the length.
         return jnp.tensordot(x, kernel, summed, preferred_element_type=out_dtype)
     # Two matrices: of a product of more dimensions, XLA computes the kernel's gradient at half the speed on CPU.
     inner, outer = math.prod(kernel.shape[:summed]), kernel.shape[summed:]
@@ -85,13 +85,13 @@ def _product(x: jax.Array, kernel: jax.Array, summed: int, out_dtype: str | None
 
 
 def look_up(table_VD: jax.Array, ids_BT: jax.Array, rules: ShardingRules, rows: str) -> jax.Array:
-    """`table[ids]`, the table's `rows` lying as they are named. Whole rows come to the tokens, not the reverse."""
+    """`table[ids]`, where `rows` is the logical axis of the table's rows. Whole rows are sent to the tokens."""
     table_VD = rules.constrain(table_VD, rows, None)
     return rules.constrain(table_VD[ids_BT], "batch", "length", "residual")
 
 
 class TokenTypes(nn.Module):
-    """Adds a row of a small table for the kind of each token: which text of a pair it is from (Devlin et al. 2019)."""
+    """Adds a learned row for the type of each token: which text of a pair it is from (Devlin et al. 2019)."""
 
     types: int
     embed_dim: int
@@ -160,7 +160,7 @@ class Dropout(nn.Module):
 
 
 class WeightDropout(struct.PyTreeNode):
-    """Dropout of attention weights, which may come in blocks: what is dropped in a block is known from its number."""
+    """Dropout of attention weights, whole or in blocks: the mask of a block follows from the key and its numbers."""
 
     key: jax.Array
     rate: float = struct.field(pytree_node=False)

@@ -31,9 +31,9 @@ KNOWN = {"inputs", "targets", "weights", *INPUTS}
 
 
 class Sums(struct.PyTreeNode):
-    """What batches add up to: `loss` in nats, `weight` in predicted tokens. `loss / weight` is the mean.
+    """Sums over batches: `loss` in nats, `weight` in predicted tokens. `loss / weight` is the mean.
 
-    Of a network with experts also what their routers tell, in training.
+    `routing`: of a network with experts, in training.
     """
 
     loss: jax.Array
@@ -42,7 +42,7 @@ class Sums(struct.PyTreeNode):
 
     @property
     def objective(self) -> jax.Array:
-        """What training makes small: the loss, and what the routers add to it."""
+        """What training minimises: the loss and the auxiliary losses of the routers."""
         return self.loss if self.routing is None else self.loss + self.routing.added
 
 
@@ -62,8 +62,8 @@ def cross_entropy(
     With `label_smoothing` e, the target has probability 1 - e and all classes share e (Szegedy et al. 2016, section 7).
     `z_loss` times the squared logarithm of the normaliser is added, which keeps it near 0 (Chowdhery et al. 2022).
 
-    Over a sharded vocabulary the target's logit is picked by comparison, which each device does for its part; over a
-    whole one by index, which is faster (25 % of a training step with 32k ids on CPU).
+    With a sharded vocabulary the target's logit is found by comparison, which each device does on its own shard; else
+    by index, which is faster (25 % of a training step with 32k ids on CPU).
     """
     logits = logits.astype(jnp.float32)
     if sharded_vocab:
@@ -86,12 +86,12 @@ def language_model_loss(
     z_loss: float = 0.0,
     chunks: int = 1,
 ) -> LossFn:
-    """The loss of any network that scores classes: of the next token, a hidden one, a text's or a token's label.
+    """The loss of any network that scores classes: the next token, a masked one, the label of a text or of a token.
 
-    A batch has `inputs` (B, T), `targets` and `weights` of the shape of the logits without their last axis, and what
-    else the network reads (`INPUTS`). The key switches training on: it feeds dropout, and only then are targets
-    smoothed. None evaluates. With `chunks` above 1, the logits of so many parts of the tokens are made one after the
-    other (`model.chunks`): the same sum, with as much less memory.
+    A batch has `inputs` (B, T), `targets` and `weights` of the shape of the logits without their last axis, and other
+    inputs of the network (`INPUTS`). A key means training: it feeds dropout, and label smoothing and z-loss apply; None
+    means evaluation. With `chunks` above 1, the logits are computed in that many parts of the tokens, one after the
+    other (`model.chunks`): the same sum with less memory.
     """
     rules = rules or ShardingRules()
 
@@ -139,9 +139,9 @@ def span_loss(model: nn.Module) -> LossFn:
 
 
 def _dealt(batch: Batch, rules: ShardingRules) -> Batch:
-    """Tokens in the order in which a ring of devices has as much to do on each, and their slots; or as they were.
+    """For ring attention, tokens in the order that balances the devices, and their slots; else the batch as it is.
 
-    The ids move, once, so that no activation has to. A source is read in both directions: it stays.
+    Reordering ids once is cheaper than reordering activations. A source is read in both directions and stays.
     """
     B, T = batch["inputs"].shape
     if not ring.cuts(rules, B, T):

@@ -1,4 +1,4 @@
-"""Which keys a query sees: described, not built, so that every path of attention makes of it what it needs."""
+"""Which keys a query sees, as a description: each implementation of attention builds from it what it needs."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from flax import struct
 
 from model.layers import capped
 
-MASKED = -1e30  # finite, so that a row with nothing to see stays free of NaN
+MASKED = -1e30  # finite: a query that sees no key must not become NaN
 
 
 class MaskSpec(struct.PyTreeNode):

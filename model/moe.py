@@ -1,9 +1,9 @@
 """A sparse MLP: a router sends each token to a few of many experts (Shazeer et al. 2017; GShard, Lepikhin et al. 2020).
 
-Where experts have a capacity, each takes so many tokens of a row at most, which gives them even shares of the work and
-fixed shapes; a token that finds its expert full passes by on the residual (Fedus et al. 2022, section 2.2). Without,
-no token is dropped (Gale et al. 2022). Capacity is a matter of training alone: evaluation and generation drop nothing,
-so that what a token becomes depends neither on the rest of the batch nor on how it is cut into calls.
+With a capacity, an expert takes at most that many tokens of a row, which keeps the work even and the shapes fixed. A
+token whose expert is full is dropped: only the residual connection carries it on (Fedus et al. 2022, section 2.2).
+Without a capacity no token is dropped (Gale et al. 2022). Capacity limits training only. Evaluation and generation drop
+nothing, so the output of a token depends neither on the rest of the batch nor on how it is split into calls.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from model.routing import Routing, choose_experts, report
 from model.sharding import ShardingRules, mesh_axes, shards
 from model.slots import grouped_matmul, move, place
 
-LARGEST_BLOCK = 512  # rows that are multiplied with one kernel at a time, where none is dropped
+LARGEST_BLOCK = 512  # without a capacity: most rows of one matrix product
 Kernels = dict[str, tuple[jax.Array, jax.Array | None]]  # of each linear map, for all experts
 
 
@@ -51,7 +51,7 @@ class ExpertLinear(nn.Module):
 class MoE(nn.Module):
     """`sum_k weight_k MLP_k(x)` over the k chosen experts of each token: x_BTD -> x_BTD, and its `Routing`.
 
-    The router works in f32 whatever the type of x is (Switch, section 2.4). Padding takes no place.
+    The router works in f32 whatever the type of x is (Switch, section 2.4). Padding uses no capacity.
     """
 
     embed_dim: int
@@ -79,7 +79,7 @@ class MoE(nn.Module):
         with jax.named_scope("router"), jax.default_matmul_precision("highest"):
             logits_BTE = self.rules.constrain(router(x_BTD.astype(jnp.float32)), "batch", "length", "gates")
             choices = choose_experts(logits_BTE, self.experts_per_token)
-        if self.is_initializing():  # with a batch that no mesh can cut
+        if self.is_initializing():  # its batch of one token cannot be sharded
             return x_BTD, None
         B, T, _ = x_BTD.shape
         segments_BT = context.mask.query_segments_BT
@@ -96,7 +96,7 @@ class MoE(nn.Module):
             weights_BTK = choices.weights_BTK * valid_BT[:, :, None]
             y_BTD = dropless(self._network, kernels, x_BTD, owner_BTK, weights_BTK.astype(x_BTD.dtype), self.rules)
             dropped_B = jnp.zeros(B)
-        if bias_ED is not None:  # here, not beside the kernel, whose products may be parts of a sum
+        if bias_ED is not None:  # added once, here: products with the kernel may be partial sums over devices
             one_hot_BTKE = jax.nn.one_hot(choices.experts_BTK, self.experts, dtype=jnp.float32)
             weights_BTE = jnp.einsum("BTKE,BTK->BTE", one_hot_BTKE, weights_BTK)
             y_BTD += weights_BTE.astype(x_BTD.dtype) @ bias_ED
@@ -141,9 +141,9 @@ def limited(
 ) -> tuple[jax.Array, jax.Array]:
     """Each expert takes the first `capacity` choices of a row: y_BTKD, and which choices were taken, kept_BTK.
 
-    First is who stands first in the row, as `slots_T` tells: what a token of a decoder gets does not depend on those
-    behind it (GShard takes the first choices of all tokens, then the second). Rows are laid out by `experts` for the
-    products, which is an all-to-all where these lie on mesh axes of the batch.
+    Earlier tokens of the row come first (`slots_T` gives their places), so a decoder's token does not depend on later
+    ones; GShard takes the first choices of all tokens, then the second. For the products the rows are sharded by
+    `experts`, which is an all-to-all if experts lie on mesh axes of the batch.
     """
     B, T, D = x_BTD.shape
     K, E = owner_BTK.shape[2], len(kernels["up"][0])
@@ -182,9 +182,9 @@ def dropless(
 ) -> jax.Array:
     """The weighted sum of all choices of each token, y_BTD.
 
-    Each device sorts the choices that fall on its experts into blocks of one expert each. Where experts lie on mesh
-    axes of the batch, it gathers the tokens of these axes, and the sums are scattered back: with fixed shapes each
-    device must have room for all of them anyway, since all may choose its experts.
+    Each device sorts the choices of its own experts into blocks, one expert a block. If experts lie on mesh axes of the
+    batch, it first gathers the tokens along these axes and scatters the sums back afterwards. Since all tokens may
+    choose the experts of one device, fixed shapes need room for all of them in any case.
     """
     B, T, _ = x_BTD.shape
     mesh_shape, E = dict(jax.sharding.get_abstract_mesh().shape), len(kernels["up"][0])
@@ -215,7 +215,7 @@ def dropless(
         return jax.lax.psum_scatter(y_BTD, shared, tiled=True)
 
     rows, columns = (-size % shards(axes, mesh_shape) for size, axes in ((B, rules.batch), (T, rules.length)))
-    pad = ((0, rows), (0, columns), (0, 0))  # until the mesh can cut them into equal parts: they choose nothing
+    pad = ((0, rows), (0, columns), (0, 0))  # to sizes that the mesh divides; padding chooses no expert
     tokens = PartitionSpec(*rules.spec("batch", "length"))
     placed = {
         name: (
@@ -233,8 +233,8 @@ def dropless(
 def hidden_rows(
     config: ModelConfig, rules: ShardingRules, mesh_shape: Mapping[str, int], rows: int, length: int
 ) -> tuple[int, float]:
-    """Rows of the hidden layers of one layer's experts on a device in training: those that it has room for, and those
-    that it multiplies where all experts have the same load.
+    """Rows of the hidden layers of one layer's experts on a device in training: how many it allocates, and how many it
+    multiplies if all experts have the same load.
 
     Args:
         rows: of the batch, over all devices.
@@ -251,26 +251,26 @@ def hidden_rows(
 
 
 def shared_axes(rules: ShardingRules) -> tuple[str, ...]:
-    """The mesh axes of the batch that are those of experts in between."""
+    """The mesh axes that hold both the batch and, inside the layer, the experts."""
     return tuple(axis for axis in mesh_axes(rules.experts) if axis in mesh_axes(rules.batch))
 
 
 def _outside(rules: ShardingRules) -> tuple[str, ...]:
-    """The mesh axes that cut the batch all the time."""
+    """The mesh axes of the batch that experts do not use."""
     return tuple(axis for axis in mesh_axes(rules.batch) if axis not in mesh_axes(rules.experts))
 
 
 def _capacity(factor: float, choices: int, length: int, experts: int) -> int:
-    """Tokens of a row that an expert takes."""
+    """The most tokens of a row that an expert takes."""
     return min(math.ceil(factor * choices * length / experts), length)
 
 
 def _slots(capacity: int, parts: int) -> int:
-    """Room for them that can be cut into so many parts; slots above the capacity stay empty."""
+    """The capacity, rounded up to a multiple of `parts`; the slots added stay empty."""
     return -(-capacity // parts) * parts
 
 
 def _blocks(choices: int, experts: int, here: int) -> tuple[int, int]:
-    """Blocks that always suffice for so many choices of the experts that are here, and the rows of a block."""
+    """How many blocks hold any `choices` among the `here` experts of this device, and the rows of a block."""
     M = min(LARGEST_BLOCK, 1 << max((choices // (4 * experts)).bit_length() - 1, 0))
     return min(choices, choices // M + here), M

@@ -1,4 +1,4 @@
-"""n-gram language models behind the interface of the networks: probabilities are looked up in a counted table.
+"""n-gram language models with the interface of the networks: probabilities are looked up in a counted table.
 
 The table, made by `model.ngram_table.count_ngrams`, takes the place of the parameters. All that a model remembers of
 the tokens so far is, for each length m below its order, the number of the m-gram that they end with: its *state*, -1
@@ -139,9 +139,9 @@ def _find(params: Params, n: int, parent: jax.Array, token: jax.Array) -> jax.Ar
 def _read(
     params: Params, order: int, ids_BT: jax.Array, segments_BT: jax.Array | None, cache: NGramCache | None
 ) -> tuple[jax.Array, NGramCache]:
-    """states_BTM behind each token, and the cache behind the last. Padding leaves the state as it is.
+    """states_BTM after each token, and the cache after the last. Padding leaves the state as it is.
 
-    An m-gram is the (m-1)-gram behind the token before, and the token: one search finds it.
+    An m-gram is the (m-1)-gram that ended one token earlier, and the token: one search finds it.
     """
     B, T = ids_BT.shape
     start = empty_ngram_cache(order, B) if cache is None else cache

@@ -118,7 +118,7 @@ def load_ngram(path: str | Path) -> Table:
 
 
 def _padded(tokens: np.ndarray, vocab_size: int, order: int) -> np.ndarray:
-    """Ids plus one, int32, with zeros behind the end."""
+    """Ids plus one, int32, with zeros after the end."""
     ids = np.asarray(tokens)
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise ValueError(f"tokens are {ids.dtype} {ids.shape}: they must be integers (N,)")

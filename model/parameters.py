@@ -1,4 +1,4 @@
-"""Everything that follows from the one line that declares a weight: shape, logical axes, sharding, role."""
+"""Everything derived from the one line that declares a weight: shape, logical axes, sharding, role."""
 
 import contextlib
 import dataclasses
@@ -33,10 +33,10 @@ class Weight:
 
 
 class Declared(struct.PyTreeNode, meta.AxisMetadata):
-    """A weight with the logical names of its dimensions, as it comes out of `init`.
+    """A weight with the logical names of its dimensions, as `init` of a module returns it.
 
-    Not `nn.Partitioned`, which takes names for mesh axes, nor `nn.LogicallyPartitioned`, which replicates where it
-    finds no global rules.
+    Not `nn.Partitioned`, which takes the names for mesh axes, nor `nn.LogicallyPartitioned`, which silently replicates
+    if there are no global rules.
     """
 
     value: Any
@@ -79,10 +79,10 @@ def weights(model: nn.Module) -> Params:
 
 
 def shardings(tree: Params, rules: ShardingRules, mesh: jax.sharding.Mesh | AbstractMesh) -> Params:
-    """Where each `Weight` of `tree` lies on `mesh`.
+    """The sharding of each `Weight` of `tree` on `mesh`.
 
     Raises:
-        ValueError: a dimension that the mesh cannot cut into equal parts, with the sizes and the way out.
+        ValueError: a dimension that the mesh cannot divide evenly, with the sizes and the way out.
     """
     for name, weight in named_leaves(tree).items():
         for size, axis in zip(weight.shape, weight.axes, strict=True):
@@ -99,10 +99,10 @@ def shardings(tree: Params, rules: ShardingRules, mesh: jax.sharding.Mesh | Abst
 
 
 def unstack(params: Params) -> Params:
-    """The same parameters with each stack of layers as one tree a layer: what `build(..., stacked=False)` takes.
+    """The same parameters with each stack of layers split into one tree per layer, for `build(..., stacked=False)`.
 
-    On a CPU, a step that slices a layer's weights out of a stack copies them. Where many steps follow each other,
-    slicing once, ahead of them, halves the memory that a step moves, at the price of a second copy of the layers.
+    On a CPU, a step that slices a layer's weights out of a stack copies them. Slicing once, before many steps, halves
+    the memory traffic of a step, at the cost of a second copy of the layers.
     """
     if not isinstance(params, dict):
         return params
@@ -130,7 +130,7 @@ def _init_boxed(model: nn.Module, key: jax.Array) -> Params:
 
 
 def _some_mesh() -> contextlib.AbstractContextManager:
-    """The mesh that is set, or else one to satisfy the constraints: global shapes are the same on any."""
+    """The mesh that is set, or else any mesh, since constraints need one: global shapes do not depend on it."""
     if not jax.sharding.get_abstract_mesh().empty:
         return contextlib.nullcontext()
     axis_types = (AxisType.Auto,) * len(MESH_AXES)

@@ -1,6 +1,6 @@
-"""Layers over several devices: a pipeline of stages in training, weights that visit every device elsewhere.
+"""Layers sharded over stages of devices: a pipeline in training; elsewhere each layer's weights visit every device.
 
-The stacked weights are those of one device, cut along `layers`: a checkpoint fits any number of stages.
+The stacked weights are sharded along `layers`, so a checkpoint fits any number of stages.
 """
 
 from typing import Any
@@ -15,19 +15,19 @@ from model.cache import Cache
 from model.routing import Routing
 from model.sharding import STAGE, ShardingRules, mesh_axes, shards
 
-MOST = 4  # microbatches a stage where the config leaves their number open: the bubble stays below a fifth
+MOST = 4  # microbatches per stage if the config leaves their number open: the bubble stays below a fifth
 Carry = tuple[jax.Array, Cache | None]
 
 
 def run_layers(
     stack: nn.Module, carry: Carry, layers: jax.Array, context: Context, *, rules: ShardingRules, microbatches: int
 ) -> tuple[Carry, Routing | None]:
-    """x_BTD and cache behind all layers of `stack`, bound blocks that are scanned over stacked weights, and the routing
-    of experts.
+    """x_BTD and cache after all layers of `stack` (bound, blocks scanned over stacked weights), and the routing of
+    experts.
 
-    On a mesh with stages, training goes through them as a pipeline; `microbatches` as in `ModelConfig`. Evaluation and
-    decoding cut the batch over the stages as well, and each layer's weights travel to all of them when their turn
-    comes, which costs a reduction of all weights over the stages a call.
+    On a mesh with stages, training is a pipeline through them; `microbatches` as in `ModelConfig`. Evaluation and
+    decoding shard the batch over the stages too, and every layer's weights are sent to all stages when they are
+    needed: each call costs a reduction of all weights over the stages.
     """
     stages = shards(rules.layers, dict(jax.sharding.get_abstract_mesh().shape))
     if stages == 1 or stack.is_initializing():
@@ -41,10 +41,10 @@ def run_layers(
 
 
 def count_microbatches(rows: int, mesh_shape: dict[str, int], rules: ShardingRules, microbatches: int) -> int:
-    """Into how many parts a pipeline cuts a batch of so many rows.
+    """The number of microbatches of a pipeline for a batch of `rows`.
 
     Raises:
-        ValueError: the stages, or the devices along the batch, cannot share them evenly.
+        ValueError: stages or rows that do not divide evenly.
     """
     stages = shards(rules.layers, mesh_shape)
     parts = shards(batch_axes(rules), mesh_shape)
@@ -69,8 +69,8 @@ def count_microbatches(rows: int, mesh_shape: dict[str, int], rules: ShardingRul
 
 
 def kept_rows(rows: int, mesh_shape: dict[str, int], rules: ShardingRules, microbatches: int) -> int:
-    """Rows whose activations the backward pass finds, of a batch of so many: a stage that waits computes on rows that
-    nobody reads, and keeps those as well.
+    """For a batch of `rows`, the rows whose activations are kept for the backward pass: those of an idle stage count,
+    which computes on rows that nobody reads.
 
     Raises:
         ValueError: rows that the stages cannot share.
@@ -90,9 +90,9 @@ def batch_axes(rules: ShardingRules) -> tuple[str, ...]:
 def _pipeline(stack, params, x_BTD, layers, context: Context, key, rules, stages: int, microbatches: int) -> jax.Array:
     """GPipe (Huang et al. 2019): at tick t, stage s works on microbatch t - s and hands it to its neighbour.
 
-    M microbatches take M + stages - 1 ticks. A stage that waits for its first microbatch, or is done with its last,
-    computes on rows that nobody reads. Each device keeps M / stages microbatches. They move one device down for each
-    tick of theirs until stage 0 takes them in, and from the last stage the results move down behind them.
+    M microbatches take M + stages - 1 ticks. A stage that has no microbatch yet, or no more, computes on rows that
+    nobody reads. Each device stores M / stages microbatches. The stored ones move down one device a tick until stage 0
+    takes them in; the results of the last stage follow them.
     """
     M = count_microbatches(len(x_BTD), dict(jax.sharding.get_abstract_mesh().shape), rules, microbatches)
     kept, ticks, last = M // stages, M + stages - 1, stages - 1
@@ -116,13 +116,13 @@ def _pipeline(stack, params, x_BTD, layers, context: Context, key, rules, stages
             put = lambda rows, new: jax.lax.dynamic_update_index_in_dim(rows, new, t % kept, 0)  # noqa: E731
             return (jax.tree.map(put, waiting, moved), handed), None
 
-        # What is handed over before the first microbatch: any rows, as long as they are finite.
+        # Before the first microbatch any finite rows will do.
         start = (waiting, jax.tree.map(lambda rows: rows[0], waiting))
         ((y_MBTD, _), _), _ = jax.lax.scan(tick, start, jnp.arange(ticks))
         return jnp.roll(y_MBTD, -last, axis=0)  # the results are `last` ticks late
 
     cut, whole = PartitionSpec(STAGE), PartitionSpec()
-    # Attention may be a kernel or a ring, which do not say what of theirs varies over the stages.
+    # Kernels and ring attention do not declare what varies over the stages, so JAX cannot check it.
     staged = jax.shard_map(
         stage, in_specs=(cut, cut, cut, whole, whole), out_specs=cut, axis_names={STAGE}, check_vma=False
     )
@@ -132,7 +132,7 @@ def _pipeline(stack, params, x_BTD, layers, context: Context, key, rules, stages
 
 
 def _visit(stack, params, carry: Carry, layers, context: Context, stages: int) -> Carry:
-    """The layers in order on every device, each with its weights brought there by the stage that holds them."""
+    """The layers in order on every device; the stage that holds a layer's weights sends them to all."""
 
     def layer(carry, number):
         place = number // (len(layers) // stages) == jnp.arange(stages)
@@ -148,25 +148,25 @@ def _visit(stack, params, carry: Carry, layers, context: Context, stages: int) -
 
 
 def _cut(rows: jax.Array, stages: int, microbatches: int) -> jax.Array:
-    """(rows, …) -> (microbatches, rows / microbatches, …), such that devices keep most of the rows that they have.
+    """(rows, …) -> (microbatches, rows / microbatches, …), such that most rows stay on their device.
 
-    Outside, the batch is cut by stages first. A stage's share is a run of microbatches, and each of them takes every
-    so manieth row of it.
+    Outside, the batch is sharded by stages first. A stage's share becomes n = microbatches / stages microbatches, each
+    of which takes every n-th row of it.
     """
     parts = rows.reshape(stages, -1, microbatches // stages, *rows.shape[1:])
     return jnp.swapaxes(parts, 1, 2).reshape(microbatches, -1, *rows.shape[1:])
 
 
 def _whole(parts: jax.Array, stages: int) -> jax.Array:
-    """What `_cut` cut."""
+    """The inverse of `_cut`."""
     rows = parts.reshape(stages, len(parts) // stages, *parts.shape[1:])
     return jnp.swapaxes(rows, 1, 2).reshape(-1, *parts.shape[2:])
 
 
 def _apart(context: Context) -> tuple[list[jax.Array], list[jax.Array], Any]:
-    """Arrays with a row for each row of the batch, the others, and what makes a `Context` of such two lists again.
+    """The arrays of a context that have a batch dimension, the other ones, and a function that joins two such lists.
 
-    Names tell: those whose shape begins with B.
+    Names tell which is which: the shape suffix of the former begins with B.
     """
     leaves, tree = jax.tree_util.tree_flatten_with_path(context)
     rowwise = [jax.tree_util.keystr(path[-1:], simple=True).rpartition("_")[2].startswith("B") for path, _ in leaves]

@@ -1,4 +1,4 @@
-"""How a network knows where a token stands: added to embeddings, turned into queries and keys, or added to scores."""
+"""Positions of tokens: added to embeddings, rotated into queries and keys, or added to attention scores."""
 
 import dataclasses
 import math
@@ -50,7 +50,7 @@ class SinusoidalPositions(nn.Module):
 
 
 class NoPositions(nn.Module):
-    """Adds nothing: for positions that attention knows, or for none (Kazemnejad et al. 2023)."""
+    """Adds nothing: positions enter in attention, or not at all (Kazemnejad et al. 2023)."""
 
     def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
         del positions_BT
@@ -58,7 +58,7 @@ class NoPositions(nn.Module):
 
 
 class ScoreBias(struct.PyTreeNode):
-    """What is added to attention scores, described: a weighted sum of features of the distance from query to key."""
+    """A bias of attention scores, as a description: a weighted sum of features of the distance from query to key."""
 
     weights_RH: jax.Array  # f32
     features: Callable[[jax.Array], jax.Array] = struct.field(pytree_node=False)  # int32 (T, S) -> f32 (T, S, R)
@@ -92,7 +92,7 @@ class Buckets:
     a look-up has a scatter-add, slow on GPUs.
 
     Half of the buckets are one distance each, the others grow geometrically up to `max_distance`. Where queries see
-    both sides, half of all buckets are for keys behind the query.
+    both sides, half of all buckets are for keys after the query.
     """
 
     buckets: int
@@ -111,7 +111,7 @@ class Buckets:
         else:
             distance = jnp.maximum(-distance, 0)
         exact = buckets // 2
-        # Distance 0 takes the exact branch; the maximum only keeps its logarithm finite.
+        # Distance 0 takes the exact branch; the maximum keeps the unused logarithm finite.
         ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(self.max_distance / exact)
         far = exact + (ratio * (buckets - exact)).astype(jnp.int32)
         return first + jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
@@ -127,7 +127,7 @@ class ALiBi(nn.Module):
 
 
 def farness(distance_TS: jax.Array) -> jax.Array:
-    """How far off a key is, on either side: f32 (T, S, 1)."""
+    """The absolute distance of a key: f32 (T, S, 1)."""
     return jnp.abs(distance_TS).astype(jnp.float32)[:, :, None]
 
 

@@ -1,4 +1,4 @@
-"""What the rows of a batch begin with: lists of token ids, checked, and padded to arrays."""
+"""The prompts of a batch: lists of token ids, checked, and padded to arrays."""
 
 import dataclasses
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 
 from model.config import ModelConfig
 
-BUCKET = 32  # prompts and caches are padded to multiples of this, so that few shapes are compiled
+BUCKET = 32  # prompts and caches are padded to multiples of this: few shapes to compile
 
 Tokens = Sequence[Sequence[int]]
 
@@ -61,7 +61,7 @@ class Prompts:
         return Prompts([list(self.texts[row]) for row in rows], [self.sources[row] for row in rows if self.sources])
 
     def extend(self, tokens_BN: np.ndarray) -> None:
-        """Puts new tokens behind the texts."""
+        """Appends new tokens to the texts."""
         for text, row in zip(self.texts, tokens_BN.tolist(), strict=True):
             text.extend(row)
 

@@ -1,4 +1,4 @@
-"""What the backward pass finds in memory and what it computes again: named activations, chosen by hand or by bytes."""
+"""Rematerialisation: which named activations are kept for the backward pass, chosen by name or by a memory budget."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -11,12 +11,12 @@ from model.moe import hidden_rows
 from model.pipeline import kept_rows
 from model.sharding import ShardingRules, shards
 
-HOST = "pinned_host"  # the kind of memory that devices read in place
+HOST = "pinned_host"  # host memory that devices can read
 
 
 @dataclasses.dataclass(frozen=True)
 class Saving:
-    """A named activation: what keeping it costs one device over all layers, and the work that it spares it."""
+    """A named activation: over all layers, the bytes that keeping it costs a device and the FLOPs that it saves."""
 
     name: str
     bytes: int
@@ -27,7 +27,7 @@ def policy(config: ModelConfig) -> Callable[..., bool]:
     """What `jax.checkpoint` keeps under `model.remat` and `model.remat_offload`.
 
     Raises:
-        ValueError: a budget that nobody has turned into names (`within_budget`).
+        ValueError: a budget that was not turned into names by `within_budget`.
     """
     if config.remat == "budget":
         raise ValueError("model.remat is 'budget': only a training run knows its batch and devices, name activations")
@@ -43,7 +43,7 @@ def policy(config: ModelConfig) -> Callable[..., bool]:
         offload_src="device",
         offload_dst=HOST,
     )
-    return cast(Callable[..., bool], offload)  # beside yes and no, it says where to
+    return cast(Callable[..., bool], offload)  # it returns where to keep an activation, not only whether
 
 
 def within_budget(
@@ -55,9 +55,9 @@ def within_budget(
     length: int,
     source_length: int = 0,
 ) -> ModelConfig:
-    """The config with a `remat` of 'budget' turned into names that keep within `remat_bytes`; others as they are.
+    """The config with `remat` 'budget' replaced by names of activations that fit `remat_bytes`; others as they are.
 
-    Those with the most spared FLOPs a byte come first, as long as they fit.
+    Greedy: activations that save the most FLOPs a byte first.
 
     Args:
         rows: of one microbatch, over all devices.
@@ -91,9 +91,9 @@ def priced(
     length: int,
     source_length: int = 0,
 ) -> tuple[int, list[Saving]]:
-    """Bytes that the inputs of all blocks take on a device, and what each of `REMAT_NAMES` costs and spares there.
+    """Bytes that the inputs of all blocks take on a device, and what each of `REMAT_NAMES` costs and saves there.
 
-    Matrix products only, attention over all positions; what devices would say to each other again is not counted.
+    Counts matrix products only, attention over all positions; repeated communication is not counted.
 
     Args:
         rows: of one microbatch, over all devices.
@@ -117,9 +117,9 @@ def priced(
         add("query", q, tokens_by * heads, c.embed_dim)
         add("key", k, tokens_by * kv_heads, c.embed_dim)
         add("value", k, tokens_by * kv_heads, c.embed_dim)
-        # cuDNN's backward pass needs more than its output, which nobody can name: it would be computed again.
+        # cuDNN's backward pass also needs statistics that cannot be named, so attention is computed again anyway.
         add("attention", q, tokens_by * heads, 0 if c.attention_impl == "cudnn" else keys)
-        # A device's part of the heads makes its part of the sum.
+        # Each device sums over its own heads.
         width = layers * rows * queries * c.embed_dim
         parts = tokens_by * shards(rules.residual, shape)
         add("attention_output", width, parts, c.num_heads * c.head_dim // heads)

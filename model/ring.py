@@ -1,11 +1,11 @@
-"""Attention over a length that the mesh cuts: keys and values go round a ring of devices (Liu et al. 2023).
+"""Ring attention: the length is sharded, and keys and values go round a ring of devices (Liu et al. 2023).
 
-Each device keeps its queries and sees, one after the other, the keys of all; the softmax is put together on the way
-(Milakov & Gimelshein 2018), so that no device ever holds all keys, or scores of all queries with all keys. The
+Each device keeps its queries and sees the keys of all devices, one block after the other. The softmax is computed
+online (Milakov & Gimelshein 2018), so no device ever holds all keys, or the scores of all queries with all keys. The
 backward pass sends the keys round once more, and their gradients with them.
 
-Under a causal mask a device with early tokens would have little to do. So the loss deals each row out in `2 n` chunks,
-the first and the last to the first of n devices, and so on inwards (`dealt`); blocks that no query sees are left out.
+Under a causal mask a device with early tokens would have little to do. So the loss splits each row into `2 n` chunks
+and gives the first and the last to the first of n devices, and so on inwards (`dealt`). Masked blocks are skipped.
 """
 
 import dataclasses
@@ -26,17 +26,17 @@ from model.mask import MASKED, MaskSpec, final_scores
 from model.positions import ScoreBias
 from model.sharding import ShardingRules, mesh_axes, shards
 
-HALVES = (0, 1)  # of what a device holds: an early and a late chunk
+HALVES = (0, 1)  # a device holds an early and a late chunk
 
 
 def parts(rules: ShardingRules) -> int:
-    """Into how many parts the mesh cuts the length."""
+    """How many shards the mesh makes of the length."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else shards(rules.spec("length")[0], dict(mesh.shape))
 
 
 def cuts(rules: ShardingRules, batch: int, *lengths: int) -> bool:
-    """Whether the mesh cuts arrays of these sizes along their lengths. What does not divide stays whole."""
+    """Whether arrays of these sizes are sharded along their lengths. What does not divide stays whole."""
     n = parts(rules)
     if n == 1 or any(length % (2 * n) for length in lengths):
         return False
@@ -44,7 +44,7 @@ def cuts(rules: ShardingRules, batch: int, *lengths: int) -> bool:
 
 
 def check_cut(config: ModelConfig, rules: ShardingRules, mesh_shape: dict[str, int]) -> None:
-    """Raises ValueError where the mesh cuts the length of texts that a network reads one token after the other."""
+    """Raises ValueError if the mesh shards the length for a network that reads one token after the other."""
     if not config.attends and (n := shards(rules.length, mesh_shape)) > 1:
         raise ValueError(
             f"mesh axes {rules.length!r} cut the length into {n} parts: an architecture {config.architecture!r} reads "
@@ -61,7 +61,7 @@ def dealt(length: int, n: int) -> np.ndarray:
 
 
 class Queries(NamedTuple):
-    """What stays on a device."""
+    """What stays on its device."""
 
     q_BGRTK: Any
     slots_T: Any
@@ -79,7 +79,7 @@ class Keys(NamedTuple):
 
 
 class Softmax(NamedTuple):
-    """Of the scores seen so far, f32: the largest, the sum of exp(score - largest), and the values weighted so."""
+    """Online softmax over the keys seen so far, f32: largest score, sum of exp(score - largest), weighted values."""
 
     most_BGRT: jax.Array
     sum_BGRT: jax.Array
@@ -88,7 +88,7 @@ class Softmax(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Ring:
-    """What is known before there are arrays."""
+    """The static settings of one call."""
 
     axes: tuple[str, ...]  # mesh axes of the length
     batch_axes: tuple[str, ...]
@@ -172,7 +172,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _specs(ring: Ring, queries: Queries, keys: Keys, weights_RH: Any, seed: Any) -> tuple[Queries, Keys, Any, Any]:
-    """Where everything lies: None where there is nothing."""
+    """The sharding of each array, None for those that are None."""
     batch, heads, length = ring.batch_axes, ring.heads_axes, ring.axes
     rows, slots = PartitionSpec(batch, length), PartitionSpec(length)
     keys_lie = PartitionSpec(batch, heads, length, None)
@@ -188,10 +188,10 @@ def _specs(ring: Ring, queries: Queries, keys: Keys, weights_RH: Any, seed: Any)
 
 
 def _on_devices(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
-    """`function` of each device's own parts; inside another `shard_map`, along the axes that this leaves."""
+    """`function` on each device's own shards; inside another `shard_map`, over the axes that it leaves."""
     mesh = jax.sharding.get_abstract_mesh()
     free = set(mesh.axis_names) - set(mesh.manual_axes)
-    # Gradients are written out below, so nothing needs to be known of what varies over which axis.
+    # Gradients are written out below, so JAX need not track what varies over which axis.
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, axis_names=free, check_vma=False)
 
 
@@ -240,14 +240,14 @@ def _backward(
                 mine = _half_of_queries(queries, a)
                 dq[a], dweights, dkv = _where_seen(ring, add, (dq[a], dweights, dkv), mine, theirs)
             here.append(dkv)
-        # What the keys' gradients were so far follows the keys, one step behind them.
+        # The gradients of the keys so far travel with the keys, one step later.
         here = tuple(jnp.concatenate(pair, axis=2) for pair in zip(*here, strict=True))
         return tuple(dq), dweights, jax.tree.map(jnp.add, _passed(ring, traveller), here)
 
     zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, jnp.float32))
     start = (_half(queries.q_BGRTK, 0, 3), _half(queries.q_BGRTK, 1, 3)), weights_RH, (keys.k_BGSK, keys.v_BGSK)
     dq, dweights, traveller = _around(ring, look, keys, zeros(start))
-    dk, dv = _passed(ring, traveller)  # home
+    dk, dv = _passed(ring, traveller)  # back to the device of these keys
     dweights = jax.lax.psum(dweights, ring.axes + ring.batch_axes)
     dtype = queries.q_BGRTK.dtype
     return jnp.concatenate(dq, axis=3).astype(dtype), dk.astype(dtype), dv.astype(dtype), dweights
@@ -256,7 +256,7 @@ def _backward(
 def _add_gradients(
     ring: Ring, weights_RH: Any, seed: Any, do_BGRTK, inner_BGRT, most_BGRT, sum_BGRT, so_far, mine, theirs
 ) -> Any:
-    """One block's part of the gradients (Dao et al. 2022, appendix B.4). Dropout multiplies alike on both ways."""
+    """One block's part of the gradients (Dao et al. 2022, appendix B.4), with the dropout of the forward pass."""
     dq, dweights, (dk, dv) = so_far
     dtype, drop = theirs.v_BGSK.dtype, _drop(ring, seed, mine, theirs)
     bent = functools.partial(_scores, ring, mine=mine, theirs=theirs)
@@ -272,7 +272,7 @@ def _add_gradients(
 
 
 def _around(ring: Ring, look: Callable[[Keys, Any], Any], keys: Keys, state: Any) -> Any:
-    """`look` at the keys of each device, from its own on; the next ones are on their way meanwhile."""
+    """Calls `look` with the keys of each device in turn, its own first; the next ones are sent meanwhile."""
 
     def step(now: tuple[Keys, Any], _: None) -> tuple[tuple[Keys, Any], None]:
         keys, state = now
@@ -289,7 +289,7 @@ def _passed(ring: Ring, tree: Any) -> Any:
 
 
 def _where_seen(ring: Ring, add: Callable[..., Any], state: Any, mine: Queries, theirs: Keys) -> Any:
-    """`add(state, mine, theirs)` if by its slots any query of `mine` may see any key of `theirs`, else `state`."""
+    """`add(state, mine, theirs)` if any query of `mine` may see a key of `theirs`, judged by slots; else `state`."""
     ahead, behind = jnp.min(theirs.slots_S) - jnp.max(mine.slots_T), jnp.min(mine.slots_T) - jnp.max(theirs.slots_S)
     seen = jnp.bool(True)
     if ring.causal:
@@ -319,7 +319,7 @@ def _scores(ring: Ring, scores_BGRTS: jax.Array, weights_RH: Any, mine: Queries,
 
 
 def _drop(ring: Ring, seed: Any, mine: Queries, theirs: Keys) -> Callable[[jax.Array], jax.Array]:
-    """Dropout of one block of weights, the same one forward and backward: a block is known by its first slots."""
+    """Dropout of one block of weights, the same forward and backward: its first slots are part of the key."""
     if seed is None:
         return lambda weights: weights
     axes = ring.batch_axes + ring.heads_axes

@@ -18,7 +18,7 @@ States = tuple[jax.Array, ...]  # each (B, D), f32; the first is what the layer 
 
 
 class RecurrentCache(struct.PyTreeNode):
-    """What a recurrent network remembers of the tokens that it has read, however many they were."""
+    """The memory of a recurrent network after some tokens; its size does not depend on their number."""
 
     states_LBD: tuple[jax.Array, ...]  # f32, one for each state of the cell
     segment_B: jax.Array  # of the last token that was no padding; 0: none yet
@@ -53,7 +53,7 @@ def lstm_step(states: States, x_BGD: jax.Array, h_BGD: jax.Array) -> States:
 
 
 def gru_step(states: States, x_BGD: jax.Array, h_BGD: jax.Array) -> States:
-    """h = z h + (1 - z) n, gates in the order r, z, n (Cho et al. 2014, with r behind the matrix as in cuDNN)."""
+    """h = z h + (1 - z) n, gates in the order r, z, n (Cho et al. 2014; r after the matrix product, as in cuDNN)."""
     r = jax.nn.sigmoid(x_BGD[:, 0] + h_BGD[:, 0])
     z = jax.nn.sigmoid(x_BGD[:, 1] + h_BGD[:, 1])
     n = jnp.tanh(x_BGD[:, 2] + r * h_BGD[:, 2])
@@ -101,7 +101,7 @@ class RecurrentLayer(nn.Module):
 
 
 class Steps(struct.PyTreeNode):
-    """What happens to the memory at each time: it is emptied where a segment begins, and kept over padding."""
+    """What happens to the memory at each step: it is reset where a segment begins, and kept over padding."""
 
     reset_TB: jax.Array
     skip_TB: jax.Array
@@ -166,7 +166,7 @@ def empty_recurrent_cache(cell: Cell, num_layers: int, batch: int, embed_dim: in
 
 
 def _steps(segments_BT: jax.Array, segment_B: jax.Array) -> tuple[Steps, jax.Array]:
-    """Where the memory is emptied and kept, and the last segment of each row."""
+    """Where the memory is reset and kept, and the last segment of each row."""
     segments_TB = segments_BT.T
 
     def look(last_B: jax.Array, now_B: jax.Array) -> tuple[jax.Array, jax.Array]:

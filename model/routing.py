@@ -1,4 +1,4 @@
-"""Which experts each token goes to, and what keeps their loads even.
+"""Which experts each token goes to, and the losses that keep their loads even.
 
 A router scores the experts for each token; the best k are its choices (Shazeer et al. 2017, section 2.1).
 """
@@ -18,20 +18,20 @@ class Choices(NamedTuple):
 
 
 class Routing(struct.PyTreeNode):
-    """What a router tells of each row of a batch, all f32. A stack of layers has a leading axis of layers.
+    """Statistics of a router for each row of a batch, all f32. A stack of layers has a leading axis of layers.
 
     Each row is a group of its own (GShard, section 2.2), so that rows add up alike on any mesh and in any microbatch.
     """
 
-    load_balance_B: jax.Array  # 1: all experts have the same load; E: one has it all
+    load_balance_B: jax.Array  # 1 if all experts have the same load, E if one has all of it
     router_z_B: jax.Array
-    added_B: jax.Array  # both, times their factors: what the row adds to the loss
-    load_BE: jax.Array  # choices that fell on each expert
+    added_B: jax.Array  # their weighted sum, the auxiliary loss of the row
+    load_BE: jax.Array  # how often each expert was chosen
     dropped_B: jax.Array  # choices that found their expert full
 
 
 class RoutingSums(struct.PyTreeNode):
-    """Routings of rows, added up. The first three are weighted by the predicted tokens of the rows, like the loss."""
+    """Sums of `Routing` over rows. The first three are weighted by the predicted tokens of a row, like the loss."""
 
     load_balance: jax.Array  # mean of the layers
     router_z: jax.Array  # mean of the layers
@@ -40,8 +40,8 @@ class RoutingSums(struct.PyTreeNode):
     dropped: jax.Array
 
     def metrics(self, weight: jax.Array) -> dict[str, jax.Array]:
-        """`load_balance` and `router_z` a token; `dropped`, the part of all choices that found their expert full;
-        `busiest`, the largest part of a layer's choices that fell on one expert."""
+        """`load_balance` and `router_z` a token; `dropped`, the share of all choices that found their expert full;
+        `busiest`, the largest share of one layer's choices that one expert got."""
         share_LE = self.load_LE / jnp.maximum(jnp.sum(self.load_LE, axis=1, keepdims=True), 1.0)
         return {
             "load_balance": self.load_balance / weight,
@@ -55,8 +55,8 @@ def choose_experts(logits_BTE: jax.Array, k: int) -> Choices:
     """The k experts with the largest probability, ties to the first.
 
     Their weights are their probabilities, which for k > 1 are divided by their sum (GShard, algorithm 1; Mixtral). One
-    expert keeps its probability as weight (Switch, eq. 2): divided by itself it would be 1, and the router would
-    learn nothing from the loss.
+    expert keeps its probability as weight (Switch, eq. 2): divided by itself it would be 1, and the router would get
+    no gradient from the loss.
     """
     weights_BTK, experts_BTK = jax.lax.top_k(jax.nn.softmax(logits_BTE, axis=-1), k)
     if k > 1:
@@ -75,7 +75,7 @@ def report(
 ) -> Routing:
     """The routing of each row, over its tokens that are `valid` (no padding).
 
-    Load balance: E sum_e f_e P_e, with f_e the part of the choices that fell on expert e and P_e its mean probability
+    Load balance: E sum_e f_e P_e, with f_e the share of the choices that expert e got and P_e its mean probability
     (Fedus et al. 2022, eq. 4 to 6, there with one choice a token). Router z: the mean square of the logarithm of the
     normaliser (Zoph et al. 2022, eq. 5).
     """

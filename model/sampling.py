@@ -25,7 +25,7 @@ class Sampling(struct.PyTreeNode):
     typical_p: Number = 1.0  # from the smallest set with this mass nearest to the entropy (Meister et al. 2023)
     repetition_penalty: Number = 1.0  # of tokens in the prompt or the answer (CTRL; Keskar et al. 2019)
     no_repeat_ngram: int = struct.field(pytree_node=False, default=0)  # no n-gram of this length comes twice
-    min_tokens: Number = 0  # no end before so many new tokens
+    min_tokens: Number = 0  # new tokens before the end may be drawn
 
     def checked(self, vocab_size: int) -> "Sampling":
         """The same with None for each number that changes nothing, so that no code is compiled for it.

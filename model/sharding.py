@@ -1,7 +1,7 @@
 """Which mesh axis holds which logical axis of weights and activations.
 
-Weights and activations name their axes logically ("embed", "heads", "batch"). One frozen `ShardingRules` says where
-each of them lies on the mesh, so a network is written once and laid out anew by changing a rule.
+Weights and activations name their axes logically ("embed", "heads", "batch"). One frozen `ShardingRules` maps each of
+these names to mesh axes, so a network is written once and its layout changes by changing a rule.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class ShardingRules:
     # Activations
     batch: Axes = ("stage", "data", "fsdp", "expert")
     length: Axes = "context"  # inside attention and MLP
-    sequence: Axes = "context"  # the length of the residual stream, between them: `length`, and what else cuts it
+    sequence: Axes = "context"  # the length of the residual stream, outside them: `length`, and perhaps more axes
     residual: Axes = None  # width of the residual stream
     # Activations and weights
     heads: Axes = "tensor"
@@ -34,7 +34,7 @@ class ShardingRules:
     head_dim: Axes = None
     mlp: Axes = "tensor"
     vocab: Axes = "tensor"
-    experts: Axes = "expert"  # between their router and the sum of their outputs, instead of the batch
+    experts: Axes = "expert"  # inside the expert layer, instead of the batch
     # Weights
     embed: Axes = "fsdp"  # the side of a weight that meets the residual stream
     position: Axes = None  # rows of a position table
@@ -102,7 +102,7 @@ def parse_axes(text: str) -> Axes:
 
 
 def shards(axes: Axes | Sequence[str], mesh_shape: dict[str, int]) -> int:
-    """Into how many parts the mesh cuts a dimension that lies on `axes`."""
+    """The number of shards of a dimension that lies on `axes`."""
     count = 1
     for axis in mesh_axes(axes):
         count *= mesh_shape[axis]

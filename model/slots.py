@@ -1,4 +1,4 @@
-"""Rows sorted into slots by owner and back, and matrix products of blocks of rows with the kernel of their owner."""
+"""Rows sorted into slots by their expert ("owner") and back, and products of blocks of rows with the owner's kernel."""
 
 import functools
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 class Places(NamedTuple):
-    """Which row each slot holds and where each row lies. N, the number of rows, and S, of slots, stand for nowhere."""
+    """The row in each slot and the slot of each row. N, the number of rows, means no row; S, of slots, no slot."""
 
     row_S: jax.Array
     slot_N: jax.Array
@@ -22,11 +22,11 @@ def place(
     room_E: jax.Array,
     owner_S: jax.Array,
 ) -> Places:
-    """Gives rows the slots of their owners, as far as there is room.
+    """Gives each row a slot of its owner, as long as there is room.
 
     Args:
         owner_N: the owner of each row; E for a row that gets no slot.
-        turn_N: whose turn is first: another number for each row.
+        turn_N: priority of each row, all different; lower ones get a slot first.
         counts_E: how many rows have each owner.
         first_E, room_E: the slots of owner e are `first_E[e]` to `first_E[e] + room_E[e]`.
         owner_S: the owner of each slot.
@@ -45,9 +45,9 @@ def place(
 
 @jax.custom_vjp
 def move(x_ND: jax.Array, row_S: jax.Array, slot_N: jax.Array) -> jax.Array:
-    """x_SD: the row of each slot, zeros in those that hold none. With row and slot exchanged, the way back.
+    """x_SD: the row in each slot, zeros in empty slots. Swapping `row_S` and `slot_N` gives the inverse.
 
-    Its gradient is that way back: a look-up too, not a scatter-add, which GPUs do slowly.
+    The gradient is that inverse: a gather as well, not a scatter-add, which is slow on GPUs.
     """
     return x_ND.at[row_S].get(mode="fill", fill_value=0)
 
@@ -68,8 +68,8 @@ move.defvjp(_move_forward, _move_backward)
 def grouped_matmul(x_NMD: jax.Array, kernel_EDF: jax.Array, owner_N: jax.Array, used: jax.Array) -> jax.Array:
     """`x_NMD[n] @ kernel_EDF[owner_N[n]]` for the first `used` of N blocks of M rows, zeros for the rest: y_NMF.
 
-    The work is that of the blocks in use, however many there is room for (Gale et al. 2022, MegaBlocks, section 4).
-    `jax.lax.ragged_dot` is the same product; outside of TPUs it multiplies all rows with all kernels.
+    Only the blocks in use cost time (Gale et al. 2022, MegaBlocks, section 4). `jax.lax.ragged_dot` is the same
+    product, but except on TPUs it multiplies all rows with all kernels.
     """
 
     def block(n: jax.Array, y_NMF: jax.Array) -> jax.Array:

@@ -21,15 +21,15 @@ Residual = Callable[..., tuple[jax.Array, Any]]
 
 
 class Output(struct.PyTreeNode):
-    """What a network returns. What it does not have is None.
+    """What a network returns. Parts that a network does not have are None.
 
     logits: f32; (B, T, vocabulary) of a language model, (B, labels) of a classifier, (B, T, labels) of a tagger,
         (B, T, 2) of a span extractor: start and end.
-    hidden_BTD: what the last stack puts out, before the head.
+    hidden_BTD: the output of the last stack, before the head.
     pooled_BD: of the first token, for classifiers. next_sentence_B2: BERT's second pretraining task.
-    source_BSD: what the encoder of an encoder-decoder puts out, where a source was passed in.
-    cache: where one was passed in, with the new tokens in it.
-    routing: of all layers with experts, a `model.routing.Routing`.
+    source_BSD: the output of the encoder of an encoder-decoder, if a source was passed in.
+    cache: the cache that was passed in, with the new tokens added.
+    routing: the `model.routing.Routing` of all layers with experts.
     """
 
     hidden_BTD: Any = None
@@ -87,7 +87,7 @@ class Block(nn.Module):
         drop = Dropout(self.dropout)
         with jax.named_scope(name):
             norm, constrain = self.norm(name=f"{name}_norm"), self.rules.constrain
-            # A layer sees the length that its weights leave; what it adds lies as the residual stream does.
+            # Inside a layer the length is sharded less than in the residual stream: see `ShardingRules.sequence`.
             inside = lambda h: layer(constrain(h, "batch", "length", "residual"))  # noqa: E731
             outside = lambda h: drop(constrain(h, "batch", "sequence", "residual"), context.train)  # noqa: E731
             x_BTD, rest = self.residual(norm, inside, outside, x_BTD)

@@ -51,7 +51,7 @@ def config_from(keys: dict[str, Any]) -> ModelConfig:
         **({"hidden_act": ("gelu",)} if kind != "bert" and head == "masked_lm" else {}),
     })  # fmt: skip
     require_kind("max_position_embeddings", "max_length", keys["max_position_embeddings"])
-    offset = 0 if kind == "bert" else keys["pad_token_id"] + 1  # RoBERTa counts from behind the padding
+    offset = 0 if kind == "bert" else keys["pad_token_id"] + 1  # RoBERTa counts from the row after the padding
     labels = len(keys["id2label"]) if keys.get("id2label") else keys.get("num_labels", 2)
     return ModelConfig(
         **read_keys(keys, KEYS),

@@ -176,7 +176,7 @@ def _assemble(
         layers, inner = (index[0], index[1:]) if place.stacked else (slice(None), index)
         for rows, tensor in zip(made if place.stacked else [made], tensors[layers], strict=True):
             part = place.view(tensor.read(), shape, vocab)[inner]
-            rows[tuple(map(slice, part.shape))] = part  # what lies behind the folder's vocabulary stays zero
+            rows[tuple(map(slice, part.shape))] = part  # rows beyond the folder's vocabulary stay zero
         return made
 
     return jax.make_array_from_callback(weight.shape, sharding, shard)

@@ -1,17 +1,24 @@
 """What many tests need: tiny networks, meshes, batches and corpora."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from configs import defaults
+from model import parameters
+from model.build import build
 from model.config import ModelConfig
+from model.losses import LossFn
+from model.sharding import ShardingRules
 from train.mesh import MeshConfig, make_mesh
-from train.optimizers import OptimizerConfig
+from train.optimizers import OptimizerConfig, make_schedule
+from train.step import make_train_step
 
 GPT = ModelConfig(vocab_size=64, max_length=32, num_layers=2, embed_dim=32, num_heads=4)
 LLAMA = dataclasses.replace(
@@ -40,6 +47,34 @@ def mesh(**axes: int) -> jax.sharding.Mesh:
     """A mesh on the first devices that it needs."""
     config = MeshConfig(**({"data": 1, "fsdp": 1, "tensor": 1, "context": 1, "expert": 1} | axes))
     return make_mesh(config, jax.devices()[: math.prod(axes.values())])
+
+
+@functools.cache
+def initial(config: ModelConfig) -> parameters.Params:
+    """The parameters of seed 0 in the memory of the host: to compile their draw takes as long as to compile a step."""
+    with jax.set_mesh(mesh()):
+        model = build(config)
+        return jax.device_get(jax.jit(lambda: parameters.init(model, jax.random.key(0)))())
+
+
+def start(config: ModelConfig, on: jax.sharding.Mesh, rules: ShardingRules | None = None) -> parameters.Params:
+    """The same, cut as the rules say."""
+    rules = rules or ShardingRules()
+    return jax.device_put(initial(config), parameters.shardings(parameters.weights(build(config, rules)), rules, on))
+
+
+def train_step(loss: LossFn, made: optax.GradientTransformation, settings: OptimizerConfig, microbatches: int = 1):
+    """One update, on a schedule of 20 steps."""
+    return make_train_step(
+        loss,
+        made,
+        make_schedule(settings, 20),
+        ShardingRules(),
+        microbatches=microbatches,
+        clip_norm=settings.clip_norm,
+        seed=0,
+        stochastic_rounding=settings.stochastic_rounding,
+    )
 
 
 def batch(rows: int = 8, length: int = 32, vocab: int = 64, seed: int = 0) -> dict[str, np.ndarray]:

@@ -51,6 +51,9 @@ FAST = [
     "llama data2 stage2 fsdp2",
     "llama data2 fsdp2 tensor2 sequence_parallel",
     "limited fsdp2 tensor2 expert2",
+    "gpt fsdp2 tensor2 data_parallel",
+    "gpt fsdp2 tensor2 fsdp",
+    "gpt fsdp2 tensor2 tensor",
 ]
 SLOW = [
     "llama data2 stage2",
@@ -63,10 +66,6 @@ SLOW = [
     "gpt fsdp2 tensor4",
     "gpt fsdp4 context2",
     "llama tensor2 context2",
-    "t5 data4 fsdp2",
-    "t5 data2 tensor2",
-    "t5 stage2 context2",
-    "t5 data2 stage2 tensor2",
     "t5 stage2 fsdp2 context2",
     "gpt data2 stage2 tensor2",
     "gpt stage2 fsdp2 tensor2",
@@ -79,13 +78,9 @@ SLOW = [
     "limited fsdp2 expert4",
     "limited tensor2 context2 expert2",
     "limited tensor2 context2",
-    "dropless data2 expert4",
     "dropless fsdp2 expert2",
     "dropless tensor2 expert4",
     "dropless context2 expert4",
-    "gpt fsdp2 tensor2 data_parallel",
-    "gpt fsdp2 tensor2 fsdp",
-    "gpt fsdp2 tensor2 tensor",
 ]
 CASES = [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)]
 
@@ -115,22 +110,14 @@ def gradients_on(network: str, axes: dict[str, int], preset: str = "fsdp_tensor"
     rules, mesh = PRESETS[preset], tiny.mesh(**axes)
     with jax.set_mesh(mesh):
         model, placed = build(NETWORKS[network], rules), batch_sharding(mesh, rules)
-        shardings = parameters.shardings(parameters.weights(model), rules, mesh)
-        params = jax.device_put(start(network), shardings)
+        params = tiny.start(NETWORKS[network], mesh, rules)
+        shardings = jax.tree.map(lambda x: x.sharding, params)
         loss_fn, key = language_model_loss(model, rules), jax.random.key(0)
         function = functools.partial(gradients, loss_fn, rules, key=key, microbatches=microbatches)
         # A function of its own: what was traced for another mesh is of no use.
         jitted = jax.jit(lambda p, b: function(p, b), in_shardings=(shardings, placed), out_shardings=(shardings, None))
         grads, sums = jitted(params, place_batch(batch_of(network), placed))
         return *jax.device_get((grads, sums)), jax.tree.map(lambda x: x.addressable_shards[0].data.nbytes, grads)
-
-
-@functools.cache
-def start(network: str) -> parameters.Params:
-    """Parameters in the memory of the host."""
-    with jax.set_mesh(tiny.mesh()):
-        model = build(NETWORKS[network])
-        return jax.device_get(jax.jit(lambda: parameters.init(model, jax.random.key(0)))())
 
 
 @functools.cache
@@ -172,7 +159,7 @@ def share(weight: parameters.Weight, axes: dict[str, int]) -> int:
     return weight.size // parts * weight.dtype.itemsize
 
 
-@pytest.mark.parametrize("case", [case for case in (*FAST, *SLOW) if read(case)[2] == "fsdp_tensor"])
+@pytest.mark.parametrize("case", [case for case in FAST if read(case)[2] == "fsdp_tensor"])
 def test_statistics_of_the_optimiser_are_cut_as_their_weights(case):
     network, axes, _ = read(case)
     mesh, rules = tiny.mesh(**axes), PRESETS["fsdp_tensor"]

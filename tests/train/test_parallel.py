@@ -1,4 +1,4 @@
-"""Any mesh, one result: losses of 20 steps, bytes per device, and where everything lies."""
+"""Any mesh, one result: losses of 20 steps, what optimisers do, bytes per device, and where everything lies."""
 
 import dataclasses
 import math
@@ -10,37 +10,27 @@ import pytest
 
 from model import parameters
 from model.build import build
-from model.losses import language_model_loss
-from model.sharding import PRESETS, ShardingRules
+from model.losses import Sums, language_model_loss
+from model.sharding import ShardingRules
 from tests import tiny
 from train.mesh import batch_sharding, place_batch
-from train.optimizers import OPTIMIZERS, make_optimizer, make_schedule
-from train.state import abstract_state, init_state
-from train.step import make_train_step
+from train.optimizers import OPTIMIZERS, make_optimizer
+from train.state import State, abstract_state, init_state
 
-STEPS = 20
+RULES = ShardingRules()
 
 
-def trained(config, mesh, rules=None, *, optimizer=tiny.OPTIMIZER, microbatches=1, steps=STEPS):
+def trained(config, mesh, loss=None, optimizer=tiny.OPTIMIZER, steps=20):
     """Losses of some steps, the state, and the compiled step, on a mesh."""
-    rules = rules or ShardingRules()
     with jax.set_mesh(mesh):
-        model = build(config, rules)
-        made = make_optimizer(optimizer, parameters.weights(model), rules)
-        target = abstract_state(model, made, rules, mesh)
+        model = build(config, RULES)
+        made = make_optimizer(optimizer, parameters.weights(model), RULES)
+        target = abstract_state(model, made, RULES, mesh)
         shardings = jax.tree.map(lambda x: x.sharding, target)
-        state = jax.jit(lambda seed: init_state(model, made, seed), out_shardings=shardings)(jnp.uint32(0))
-        step = make_train_step(
-            language_model_loss(model, rules),
-            made,
-            make_schedule(optimizer, STEPS),
-            rules,
-            microbatches=microbatches,
-            clip_norm=optimizer.clip_norm,
-            seed=0,
-            stochastic_rounding=optimizer.stochastic_rounding,
-        )
-        placed = batch_sharding(mesh, rules)
+        params = tiny.start(config, mesh)
+        state = State(jnp.int32(0), params, jax.jit(made.init, out_shardings=shardings.opt_state)(params))
+        step = tiny.train_step(loss or language_model_loss(model, RULES), made, optimizer)
+        placed = batch_sharding(mesh, RULES)
         jitted = jax.jit(step, in_shardings=(shardings, placed), out_shardings=(shardings, None), donate_argnums=0)
         compiled = jitted.lower(state, place_batch(tiny.batch(), placed)).compile()
         losses = []
@@ -52,23 +42,14 @@ def trained(config, mesh, rules=None, *, optimizer=tiny.OPTIMIZER, microbatches=
 
 @pytest.fixture(scope="module")
 def on_one_device():
-    return {config: trained(config, tiny.mesh())[0] for config in (tiny.GPT, tiny.LLAMA)}
+    return trained(tiny.GPT, tiny.mesh())[0]
 
 
+# Gradients on the meshes between these are in test_matrix.
 MESHES = {
-    "data2": {"data": 2},
-    "data4": {"data": 4},
     "data8": {"data": 8},
-    "fsdp2": {"fsdp": 2},
-    "fsdp4": {"fsdp": 4},
     "fsdp8": {"fsdp": 8},
-    "tensor2": {"tensor": 2},
-    "tensor4": {"tensor": 4},
-    "fsdp2_tensor2": {"fsdp": 2, "tensor": 2},
-    "data2_tensor2": {"data": 2, "tensor": 2},
-    "stage2": {"stage": 2},
     "data2_stage2": {"data": 2, "stage": 2},
-    "fsdp4_tensor2": {"fsdp": 4, "tensor": 2},
     "data2_fsdp2_tensor2": {"data": 2, "fsdp": 2, "tensor": 2},
 }
 
@@ -76,36 +57,30 @@ MESHES = {
 @pytest.mark.parametrize("name", MESHES)
 def test_losses_are_those_of_one_device(name, on_one_device):
     losses, state, compiled = trained(tiny.GPT, tiny.mesh(**MESHES[name]))
-    np.testing.assert_allclose(losses, on_one_device[tiny.GPT], atol=1e-5)
+    np.testing.assert_allclose(losses, on_one_device, atol=1e-5)
     assert losses[-1] < losses[0]
     # Outputs per device are what the shardings say, metrics aside: nothing was replicated on the way out.
     expected = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(state))
     assert 0 <= compiled.memory_analysis().output_size_in_bytes - expected <= 4096
 
 
-def test_eight_heads_on_eight_devices():
-    config = dataclasses.replace(tiny.GPT, num_heads=8)
-    one, eight = trained(config, tiny.mesh())[0], trained(config, tiny.mesh(tensor=8))[0]
-    np.testing.assert_allclose(eight, one, atol=1e-5)
-
-
-def test_llama_shape_on_fsdp_and_tensor(on_one_device):
-    losses, _, _ = trained(tiny.LLAMA, tiny.mesh(fsdp=4, tensor=2))
-    np.testing.assert_allclose(losses, on_one_device[tiny.LLAMA], atol=1e-5)
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_give_the_same_losses(preset, on_one_device):
-    losses, _, _ = trained(tiny.GPT, tiny.mesh(fsdp=2, tensor=2), PRESETS[preset])
-    np.testing.assert_allclose(losses, on_one_device[tiny.GPT], atol=1e-5)
+def test_a_state_is_born_the_same_on_a_mesh():
+    mesh, model = tiny.mesh(data=2, fsdp=2, tensor=2), build(tiny.GPT, RULES)
+    with jax.set_mesh(mesh):
+        made = make_optimizer(tiny.OPTIMIZER, parameters.weights(model), RULES)
+        shardings = jax.tree.map(lambda x: x.sharding, abstract_state(model, made, RULES, mesh))
+        state = jax.jit(lambda seed: init_state(model, made, seed), out_shardings=shardings)(jnp.uint32(0))
+    assert state.step == 0
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(tiny.initial(tiny.GPT)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
 
 
 def test_a_device_holds_its_share():
     """Kernels and embeddings are cut by all 8 devices; what is left whole is named."""
-    mesh, rules = tiny.mesh(fsdp=4, tensor=2), ShardingRules()
-    weights = parameters.weights(build(tiny.GPT, rules))
+    mesh = tiny.mesh(fsdp=4, tensor=2)
+    weights = parameters.weights(build(tiny.GPT, RULES))
     for weight, sharding in zip(
-        jax.tree.leaves(weights), jax.tree.leaves(parameters.shardings(weights, rules, mesh)), strict=True
+        jax.tree.leaves(weights), jax.tree.leaves(parameters.shardings(weights, RULES, mesh)), strict=True
     ):
         share = weight.size / math.prod(sharding.shard_shape(weight.shape))
         if weight.role == "kernel" or weight.axes == ("vocab", "embed"):
@@ -116,15 +91,23 @@ def test_a_device_holds_its_share():
             assert share == (2 if {"heads", "kv_heads", "mlp"} & set(weight.axes) else 1), weight
 
 
+def distance(params, batch, key):
+    """A loss whose gradients differ from weight to weight, with no network to compile."""
+    goals = jax.tree.map(lambda x: jnp.sin(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape), params)
+    squares = jax.tree.map(lambda x, goal: jnp.sum((x - goal) ** 2), params, goals)
+    return Sums(jax.tree.reduce(jnp.add, squares), jnp.float32(1))
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimiser_trains_the_same_on_a_mesh(name):
-    optimizer = dataclasses.replace(tiny.OPTIMIZER, name=name, peak_lr=0.5 if name == "sgd" else 1e-2)
+def test_every_optimiser_moves_the_same_on_a_mesh(name):
+    optimizer = dataclasses.replace(tiny.OPTIMIZER, name=name)
     # Wide enough that Adafactor factors its statistics (it does from sides of 128 on).
-    config = dataclasses.replace(tiny.GPT, embed_dim=128, mlp_dim=256, vocab_size=256, num_layers=2)
-    one, _, _ = trained(config, tiny.mesh(), optimizer=optimizer, steps=5)
-    many, state, _ = trained(config, tiny.mesh(fsdp=4, tensor=2), optimizer=optimizer, steps=5)
-    np.testing.assert_allclose(many, one, atol=2e-5)
-    assert many[-1] < many[0]
+    config = dataclasses.replace(tiny.GPT, embed_dim=128, mlp_dim=256, vocab_size=256)
+    _, one, _ = trained(config, tiny.mesh(), distance, optimizer, steps=3)
+    losses, state, _ = trained(config, tiny.mesh(fsdp=4, tensor=2), distance, optimizer, steps=3)
+    assert losses[-1] < losses[0]
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     for leaf in jax.tree.leaves(state.opt_state):
         held = math.prod(leaf.sharding.shard_shape(leaf.shape))
         assert leaf.size <= 512 or held < leaf.size, (leaf.shape, leaf.sharding)
@@ -138,10 +121,3 @@ def test_every_optimiser_trains_the_same_on_a_mesh(name):
             ((2, 1, 256), ("stage", None, "tensor")),
             ((2, 1, 4, 32), ("stage", None, "tensor", None)),
         ]
-
-
-@pytest.mark.parametrize("mesh", [{}, {"fsdp": 2}], ids=["one", "fsdp2"])
-def test_microbatches_change_nothing(mesh, on_one_device):
-    """Weights differ from row to row: a mean of means would differ."""
-    losses, _, _ = trained(tiny.GPT, tiny.mesh(**mesh), microbatches=4)
-    np.testing.assert_allclose(losses, on_one_device[tiny.GPT], atol=1e-5)

@@ -1,6 +1,5 @@
 """What each command does, once its flags are known."""
 
-import json
 import os
 import re
 import shlex
@@ -130,41 +129,23 @@ def plot(values: Any, rest: Sequence[str]) -> int:
 
 def plan(values: Any, rest: Sequence[str]) -> int:
     """0 where the step fits or nobody can say, 1 where it does not."""
-    from launch.experiment import read
-    from launch.plan import picture, search
-    from launch.plan.oom import advice
-    from launch.plan.plan import in_slices, plan
-    from launch.plan.report import show
-    from launch.plan.topology import find_topology
-    from launch.plan.variants import as_it_is, with_vocabulary
-    from train.console import Console
-
-    console, mesh = Console(), None if values.mesh is None else _sizes(values.mesh)
+    mesh = None if values.mesh is None else _sizes(values.mesh)
     if not values.search and values["search_compiles"].present:
         raise ValueError("--search_compiles would change nothing without --search")
-    if values.search:
-        if mesh is not None or values.tokens:
-            raise ValueError("--search chooses the mesh and counts no tokens: leave --mesh and --tokens out")
-        experiment = with_vocabulary(read(values.config))
-        devices = find_topology(values.topology, values.slices)
-        found = search.search(experiment, devices, compiles=values.search_compiles, console=console)
-        planned, experiment = found[0].plan, found[0].variant.experiment
-        show(console, planned)
-        search.show(console, found)
-    else:
-        planned = plan(values.config, values.topology, mesh=mesh, slices=values.slices, tokens=values.tokens)
-        experiment = with_vocabulary(read(values.config))
-        show(console, planned)
-    if values.json:
-        Path(values.json).expanduser().write_text(json.dumps(planned.to_dict(), indent=1) + "\n", encoding="utf-8")
-    if values.html:
-        Path(values.html).expanduser().write_text(picture.picture(experiment, planned).page(), encoding="utf-8")
-    if planned.fits is False:
-        needed = planned.bytes["total"] - (planned.limit_bytes or 0)
-        console.say("what would help most, each by itself:")
-        for line in advice(as_it_is(in_slices(experiment, planned.slices), planned.mesh), needed):
-            console.say(f"  {line}")
-    return 1 if planned.fits is False else 0
+    if values.search and (mesh is not None or values.tokens):
+        raise ValueError("--search chooses the mesh and counts no tokens: leave --mesh and --tokens out")
+    from launch.plan.command import run
+
+    return run(
+        values.config,
+        values.topology,
+        mesh=mesh,
+        slices=values.slices,
+        tokens=values.tokens,
+        compiles=values.search_compiles if values.search else None,
+        json_file=values.json,
+        html_file=values.html,
+    )
 
 
 def _sizes(text: str) -> dict[str, int]:

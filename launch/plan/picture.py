@@ -121,10 +121,10 @@ def picture(what: Any, mesh: Mapping[str, int] | Mesh | Plan | None = None) -> P
     Raises:
         ValueError: a dimension that the mesh cannot cut, an axis that does not exist, or a model without arrays.
     """
-    title, model, rules, own, batch = _read(what)
+    title, model, rules, batch = _read(what)
     plan = mesh if isinstance(mesh, Plan) else None
     given = mesh.mesh if isinstance(mesh, Plan) else mesh.shape if isinstance(mesh, Mesh) else mesh
-    sizes = own if given is None else full_sizes(given)
+    sizes = _own_mesh(what) if given is None else full_sizes(given)
     if model.architecture == "ngram":
         raise ValueError("an n-gram model counts: it has no weights that lie on a mesh")
     arrays = lay_weights(parameters.weights(build(model, rules)), rules, sizes)
@@ -133,18 +133,27 @@ def picture(what: Any, mesh: Mapping[str, int] | Mesh | Plan | None = None) -> P
     return Picture(title, sizes, rules, tuple(arrays), plan)
 
 
-def _read(what: Any) -> tuple[str, ModelConfig, ShardingRules, dict[str, int], int]:
-    """Title, network, rules, axis sizes, and rows of a batch (0: none)."""
+def _own_mesh(what: Any) -> dict[str, int]:
+    """Axis sizes of a thing itself; one device where it has none."""
+    if isinstance(what, Network):
+        return dict(what.mesh.shape)
+    if isinstance(what, ConfigDict):
+        what = read(what)
+    return what.mesh.sizes(jax.device_count()) if isinstance(what, Experiment) else full_sizes({})
+
+
+def _read(what: Any) -> tuple[str, ModelConfig, ShardingRules, int]:
+    """Title, network, rules, and rows of a batch (0: none)."""
     if isinstance(what, str | Path):
         record = read_run(Path(what).expanduser())
         given = {name.removeprefix("sharding."): v for name, v in record["config"].items() if name[:9] == "sharding."}
         rules = sharding_rules(given) if given else ShardingRules()
-        return str(what), ModelConfig(**record["model"]), rules, full_sizes({}), 0
+        return str(what), ModelConfig(**record["model"]), rules, 0
     if isinstance(what, ModelConfig):
-        return f"{what.architecture}, width {what.embed_dim}", what, ShardingRules(), full_sizes({}), 0
+        return f"{what.architecture}, width {what.embed_dim}", what, ShardingRules(), 0
     if isinstance(what, Network):
         config = what.config
-        return f"{config.architecture}, width {config.embed_dim}", config, what.rules, dict(what.mesh.shape), 0
+        return f"{config.architecture}, width {config.embed_dim}", config, what.rules, 0
     if isinstance(what, ConfigDict):
         what = read(what)
     if not isinstance(what, Experiment):
@@ -152,7 +161,7 @@ def _read(what: Any) -> tuple[str, ModelConfig, ShardingRules, dict[str, int], i
             f"a {type(what).__name__} has no weights to draw: pass a config, a run's folder or a loaded model"
         )
     model = what.model if what.model.architecture == "ngram" else with_vocabulary(what).model
-    return what.run.dir, model, what.rules, what.mesh.sizes(jax.device_count()), what.train.global_batch
+    return what.run.dir, model, what.rules, what.train.global_batch
 
 
 def _card(laid: Laid) -> str:

@@ -83,10 +83,11 @@ def bound(variant: Variant, chip: Chip | None) -> tuple[float, float]:
 
 def search(experiment: Experiment, topology: Topology, *, compiles: int, console: Console) -> list[Ranked]:
     """Compiles the `compiles` layouts that promise most, and ranks them: those that fit, by step time, then by bytes;
-    those that do not, by what is missing.
+    those that do not, by what is missing. One that turns out to be refused when it is put together is told, and left
+    out.
 
     Raises:
-        ValueError: no mesh of these devices goes with the experiment, or `compiles` below 1.
+        ValueError: no mesh of these devices goes with the experiment, all were refused, or `compiles` below 1.
     """
     if compiles < 1:
         raise ValueError(f"--search_compiles is {compiles}: at least 1 layout is to be compiled")
@@ -98,14 +99,24 @@ def search(experiment: Experiment, topology: Topology, *, compiles: int, console
         raise ValueError(f"no mesh of {count} devices cuts the weights and the batch of this config into equal parts")
     console.say(f"search: {len(counted):,} layouts counted on {count} devices of {topology.name}")
     promising = _promising(counted, chip, limit)[:compiles]
-    began, ranked = time.monotonic(), []
+    began, ranked, refusal = time.monotonic(), [], ""
     for number, variant in enumerate(promising, 1):
-        plan = planned(variant.experiment, topology)
+        try:
+            plan = planned(variant.experiment, topology)
+        except ValueError as error:
+            refusal = str(error)
+            console.say(f"search: {number}/{len(promising)} refused: {_named(variant)}: {refusal}")
+            continue
         ranked.append(Ranked(variant, plan))
         spent = time.monotonic() - began
         left = duration(spent / number * (len(promising) - number))
         verdict = "does not fit" if plan.fits is False else size(plan.bytes["total"])
         console.say(f"search: {number}/{len(promising)} compiled, {verdict}: {_named(variant)}    ETA {left}")
+    if not ranked:
+        raise ValueError(
+            f"all of the {len(promising)} most promising of {len(counted):,} layouts were refused, the last one by: "
+            f"{refusal}. Try more with a larger --search_compiles"
+        )
     return sorted(ranked, key=_rank)
 
 

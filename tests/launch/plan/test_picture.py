@@ -143,6 +143,14 @@ def test_without_a_mesh_it_is_the_configs():
     assert {axis: n for axis, n in shown.mesh.items() if n > 1} == {"fsdp": 2, "tensor": 4}
 
 
+def test_a_mesh_that_is_given_needs_no_other():
+    """That of the config does not go on the devices of this machine."""
+    made = config({"fsdp": 3})
+    with pytest.raises(ValueError, match="there are 8"):
+        tessera.picture(made)
+    assert dict(tessera.picture(made, mesh={"tensor": 4}).mesh) == full_sizes({"tensor": 4})
+
+
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(ValueError, match="no mesh axis 'fsbp': the axes are data, stage, fsdp"):
         tessera.picture(config(), mesh={"fsbp": 2})

@@ -175,6 +175,28 @@ def test_where_nothing_fits_the_nearest_is_told(given, plans):
     assert "NOTHING FITS: the nearest lacks" in text and f"nearest: {' '.join(found[0].variant.overrides)}" in text
 
 
+def test_a_layout_that_only_its_assembly_refuses_does_not_end_the_search(given, plans, monkeypatch):
+    said = searching.planned
+    taken = []
+
+    def some(one, topology):
+        taken.append(one)
+        if len(taken) in wrong:
+            raise ValueError(f"number {len(taken)} cannot be")
+        return said(one, topology)
+
+    monkeypatch.setattr(searching, "planned", some)
+    out, wrong = io.StringIO(), {2}
+    console = Console(Terminal(file=out, width=400))
+    found = search(given, find_topology("cpu:8"), compiles=3, console=console)
+    assert [one.experiment for one in (ranked.variant for ranked in found)].count(taken[1]) == 0 and len(found) == 2
+    line = next(line for line in out.getvalue().splitlines() if "refused" in line)
+    assert "search: 2/3 refused: " in line and line.rstrip().endswith("number 2 cannot be")
+    taken, wrong = [], {1, 2}
+    with pytest.raises(ValueError, match="all of the 2 most promising of .* refused, the last one by: number 2 cannot"):
+        search(given, find_topology("cpu:8"), compiles=2, console=console)
+
+
 def test_what_cannot_be_searched_is_refused(given, plans):
     console = Console(Terminal(file=io.StringIO()))
     with pytest.raises(ValueError, match="search_compiles is 0: at least 1"):

@@ -1,11 +1,19 @@
 """What a reader of data says when it cannot go on: always with numbers and the way out."""
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 
 class DataError(ValueError):
     """Data that is missing, malformed, too short, or not what it says it is."""
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """A hint for a name that is unknown: the nearest of the `known`, or else `otherwise` (by default, all of them)."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else otherwise or f"there are {', '.join(known)}"
 
 
 def missing_path(what: str, path: str, known: tuple[str, ...] = ()) -> DataError:

@@ -48,7 +48,7 @@ class Encoder(Network):
         return self._read("logits", ids, mask, token_types)
 
     def pooled(self, ids: Any, mask: Any = None, token_types: Any = None) -> np.ndarray:
-        """Float32 (batch, embed_dim): the first token behind the pooler, where there is one."""
+        """Float32 (batch, embed_dim): the output of the pooler for the first token, if there is a pooler."""
         if self.config.head not in ("pooler", "classification", "pretraining"):
             raise ValueError(f"this network has head {self.config.head!r}, which has no pooler")
         return self._read("pooled_BD", ids, mask, token_types)

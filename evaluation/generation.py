@@ -14,7 +14,7 @@ from model.decoding import Decoder
 from model.sampling import Sampling
 
 INCOMPLETE = "\ufffd"  # what a tokeniser decodes half a character to
-CONTEXT = 8  # tokens of the prompt that the first new ones are decoded behind
+CONTEXT = 8  # tokens of the prompt that the first new ones are decoded with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,17 +85,56 @@ class Generator:
             )
         return Stream(chunks, rows, self._network)
 
-    def beams(
+    def run(
         self,
         prompts: Sequence[Sequence[int]],
         *,
+        alone: bool,
+        details: bool,
         max_tokens: int,
-        num_beams: int,
-        num_samples: int,
-        length_penalty: float,
-        early_stopping: bool | str,
+        seed: int,
+        num_samples: int = 1,
+        num_beams: int = 0,
+        length_penalty: float = 1.0,
+        early_stopping: bool | str = False,
+        stop: str | Sequence[str] = (),
         sources: Sequence[Sequence[int]] = (),
         **sampling: Any,
+    ) -> Any:
+        """`num_samples` continuations of each prompt, drawn, or with `num_beams` searched for.
+
+        They are `Continuation`s with `details`, else texts: a list with one for each prompt, or with a list for each
+        where `num_samples` is above 1; of a single prompt that is `alone`, what that list holds.
+        """
+        if num_beams:
+            if stop or seed:
+                raise ValueError("num_beams goes without stop, logprobs and seed: beam search draws nothing")
+            if num_beams > 0 and not 1 <= num_samples <= num_beams:
+                raise ValueError(f"num_samples is {num_samples}: {num_beams} beams find 1 to {num_beams}")
+            beams = Beams(num_beams, length_penalty, early_stopping)
+            rows = self._searched(prompts, beams, max_tokens, num_samples, sources, sampling)
+        else:
+            if length_penalty != 1.0 or early_stopping:
+                raise ValueError("length_penalty and early_stopping belong to beam search: set num_beams")
+            seeds = [seed + sample for _ in prompts for sample in range(num_samples)]
+            options = {"num_samples": num_samples, "stop": stop, "logprobs": details, "sources": sources}
+            stream = self.stream(prompts, seeds=seeds, max_tokens=max_tokens, **options, **sampling)
+            for _ in stream:
+                pass
+            drawn = stream.continuations()
+            rows = [drawn[first : first + num_samples] for first in range(0, len(drawn), num_samples)]
+        shown: list[Any] = [[c if details else c.text for c in row] for row in rows]
+        shown = [row[0] for row in shown] if num_samples == 1 else shown
+        return shown[0] if alone else shown
+
+    def _searched(
+        self,
+        prompts: Sequence[Sequence[int]],
+        beams: Beams,
+        max_tokens: int,
+        num_samples: int,
+        sources: Sequence[Sequence[int]],
+        sampling: dict[str, Any],
     ) -> list[list[Continuation]]:
         """The `num_samples` best continuations of each prompt that beam search finds, best first."""
         with jax.set_mesh(self._network.mesh):
@@ -103,7 +142,7 @@ class Generator:
                 self._network.params,
                 prompts,
                 max_tokens=max_tokens,
-                beams=Beams(num_beams, length_penalty, early_stopping),
+                beams=beams,
                 num_return=num_samples,
                 sampling=Sampling(**{"temperature": 0.0, **sampling}),
                 sources=sources,
@@ -118,40 +157,6 @@ class Generator:
         row = _Row(self._network.tokenizer.decode, (), (), prompt)
         row.add(ids)
         return row.continuation().text
-
-    def run(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        max_tokens: int,
-        seed: int = 0,
-        num_samples: int = 1,
-        num_beams: int = 0,
-        length_penalty: float = 1.0,
-        early_stopping: bool | str = False,
-        stop: str | Sequence[str] = (),
-        logprobs: bool = False,
-        sources: Sequence[Sequence[int]] = (),
-        **sampling: Any,
-    ) -> list[list[Continuation]]:
-        """`num_samples` continuations of each prompt: drawn, or with `num_beams` searched."""
-        if num_beams:
-            if stop or logprobs or seed:
-                raise ValueError("num_beams goes without stop, logprobs and seed: beam search draws nothing")
-            if num_beams > 0 and not 1 <= num_samples <= num_beams:
-                raise ValueError(f"num_samples is {num_samples}: {num_beams} beams find 1 to {num_beams}")
-            options = {"length_penalty": length_penalty, "early_stopping": early_stopping, "sources": sources}
-            counts = {"max_tokens": max_tokens, "num_beams": num_beams, "num_samples": num_samples}
-            return self.beams(prompts, **counts, **options, **sampling)
-        if length_penalty != 1.0 or early_stopping:
-            raise ValueError("length_penalty and early_stopping belong to beam search: set num_beams")
-        seeds = [seed + sample for _ in prompts for sample in range(num_samples)]
-        options = {"num_samples": num_samples, "stop": stop, "logprobs": logprobs, "sources": sources}
-        stream = self.stream(prompts, seeds=seeds, max_tokens=max_tokens, **options, **sampling)
-        for _ in stream:
-            pass
-        rows = stream.continuations()
-        return [rows[first : first + num_samples] for first in range(0, len(rows), num_samples)]
 
 
 class Stream:
@@ -180,7 +185,7 @@ class Stream:
 class _Row:
     """Ids of one row to text, piece by piece: half a character, or the begin of a stop string, waits for the rest.
 
-    New tokens are decoded behind a few older ones, whose text is then cut off: alone, a tokeniser would take the space
+    New tokens are decoded after a few older ones, whose text is then cut off: alone, a tokeniser would take the space
     before a word for the begin of a text. The whole text is never decoded again.
     """
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data.tokenizers.tokenizer import Tokenizer
-from evaluation.generation import Continuation, Generator
+from evaluation.generation import Generator
 from evaluation.network import Network
 from model.config import ModelConfig
 from model.ngram import ngram_loss
@@ -72,11 +72,9 @@ class LanguageModel(Network):
                 the num_samples best.
             details: `Continuation`s instead of strings: text, ids, log-probability of each token, score.
         """
-        batch = [prompts] if isinstance(prompts, str) else list(prompts)
-        logprobs = details and not options.get("num_beams")
-        ids = [self._begun(prompt) for prompt in batch]
-        found = self._generator.run(ids, max_tokens=max_tokens, seed=seed, logprobs=logprobs, **options)
-        return plain(found, alone=isinstance(prompts, str), samples=options.get("num_samples", 1), details=details)
+        alone = isinstance(prompts, str)
+        ids = [self._begun(prompt) for prompt in ([prompts] if alone else prompts)]
+        return self._generator.run(ids, alone=alone, details=details, max_tokens=max_tokens, seed=seed, **options)
 
     def stream(
         self, prompts: Sequence[str], *, max_tokens: int, seeds: Sequence[int], **options: Any
@@ -129,10 +127,3 @@ class LanguageModel(Network):
             more = self.score(batch)
             nats, tokens = nats + more[0], tokens + more[1]
         return nats, tokens, count
-
-
-def plain(found: list[list[Continuation]], *, alone: bool, samples: int, details: bool) -> Any:
-    """Continuations in the shape of the question: a string for a string, lists for lists and for several samples."""
-    rows: list[Any] = [[c if details else c.text for c in row] for row in found]
-    rows = [row[0] for row in rows] if samples == 1 else rows
-    return rows[0] if alone else rows

@@ -8,7 +8,6 @@ from jax.sharding import Mesh
 
 from data.tokenizers.tokenizer import Tokenizer
 from evaluation.generation import Generator
-from evaluation.language_model import plain
 from evaluation.network import Network
 from evaluation.special_text import decode_filled, encode_marked, sentinel_ids
 from model.config import ModelConfig
@@ -75,20 +74,14 @@ class SequenceToSequence(Network):
 
         `<extra_0>`, `<extra_1>`, … in a text are sentinels.
         """
-        batch = [texts] if isinstance(texts, str) else list(texts)
-        logprobs = details and not options.get("num_beams")
-        sources = [self._wrapped(text) for text in batch]
-        prompts: list[list[int]] = [[] for _ in batch]
-        found = self._generator.run(
-            prompts, sources=sources, max_tokens=max_tokens, seed=seed, logprobs=logprobs, **options
-        )
-        return plain(found, alone=isinstance(texts, str), samples=options.get("num_samples", 1), details=details)
+        asked = {"alone": isinstance(texts, str), "details": details, "max_tokens": max_tokens, "seed": seed}
+        sources = [self._wrapped(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        return self._generator.run([[] for _ in sources], sources=sources, **asked, **options)
 
     def stream(self, texts: Sequence[str], *, max_tokens: int, seeds: Sequence[int], **options: Any) -> Any:
         """Yields the next piece of every answer, as it comes, as `LanguageModel.stream`."""
-        sources = [self._wrapped(text) for text in texts]
-        prompts: list[list[int]] = [[] for _ in texts]
-        return iter(self._generator.stream(prompts, sources=sources, seeds=seeds, max_tokens=max_tokens, **options))
+        asked = {"sources": [self._wrapped(text) for text in texts], "max_tokens": max_tokens, "seeds": seeds}
+        return iter(self._generator.stream([[] for _ in texts], **asked, **options))
 
     def fill(self, text: str, *, max_tokens: int, seed: int = 0, **options: Any) -> str:
         """The text with each of its sentinels, `<extra_0>`, `<extra_1>`, …, replaced by what the model puts there."""

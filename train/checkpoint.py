@@ -139,14 +139,14 @@ def load_params(folder: Path, target: Any, step: int | None = None, tokenizer: s
         manager.close()
 
 
-def save_params(folder: Path, params: Any, step: int = 0, tokenizer: str = "") -> None:
-    """Writes parameters alone, as the checkpoint of `step`, and returns when they are on disk."""
+def save_params(folder: Path, params: Any, tokenizer: str = "") -> None:
+    """Writes parameters alone, as the checkpoint of step 0, and returns when they are on disk."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     manager = _manager(folder)
     try:
         args = ocp.args.Composite(params=ocp.args.StandardSave(params))
-        if not manager.save(step, args=args, force=True, custom_metadata={TOKENIZER: tokenizer}):
-            raise CheckpointError(f"checkpoint {step} was not written to {folder}")
+        if not manager.save(0, args=args, force=True, custom_metadata={TOKENIZER: tokenizer}):
+            raise CheckpointError(f"checkpoint 0 was not written to {folder}")
         manager.wait_until_finished()
         manager.check_for_errors()
     finally:

@@ -97,9 +97,9 @@ def num_slices(asked: int, devices: Sequence[Any]) -> int:
     return len({getattr(device, "slice_index", 0) for device in devices}) if asked == -1 else asked
 
 
-def single_device_mesh(device: Any = None) -> Mesh:
-    """A mesh of one device, on which everything is whole."""
-    return make_mesh(MeshConfig(1, 1, 1, 1, 1), [device or jax.devices()[0]])
+def single_device_mesh() -> Mesh:
+    """A mesh of the first device, on which everything is whole."""
+    return make_mesh(MeshConfig(1, 1, 1, 1, 1), jax.devices()[:1])
 
 
 def _ordered(shape: tuple[int, ...], devices: list[Any]) -> np.ndarray:

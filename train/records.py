@@ -25,8 +25,11 @@ HARMLESS_TRAIN = (
     "sample_every",
     "sample_prompts",
     "sample_tokens",
+    "sample_temperature",
+    "max_skipped",
+    "microbatches",
+    "loss_chunks",
 )
-HARMLESS_TRAIN += ("sample_temperature", "max_skipped", "microbatches", "loss_chunks")
 HARMLESS_MODEL = ("attention_impl", "remat", "remat_bytes", "remat_offload", "scan_unroll", "pipeline_microbatches")
 HARMLESS_OPTIMIZER = ("offload",)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy", "tessera-lm")

@@ -1,8 +1,7 @@
 """The rules there are, by name, and how settings become rules."""
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.cleaning.boilerplate import Boilerplate
@@ -15,6 +14,7 @@ from data.cleaning.perplexity import Perplexity
 from data.cleaning.personal import Personal
 from data.cleaning.rule import Rule
 from data.cleaning.unicode import Unicode
+from data.errors import nearest
 
 # In the order in which they are best applied: what mends, what is cheap to ask, what is dear, what hides.
 RULES: dict[str, type] = {
@@ -35,7 +35,7 @@ def make_rules(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) 
     names = list(names)
     for name in names:
         if name not in RULES:
-            raise ValueError(f"there is no cleaning rule {name!r}: {_nearest(name, RULES)}")
+            raise ValueError(f"there is no cleaning rule {name!r}: {nearest(name, RULES)}")
         if names.count(name) > 1:
             raise ValueError(f"the cleaning rule {name!r} is named {names.count(name)} times: name it once")
     for name in settings:
@@ -50,10 +50,5 @@ def _make_rule(name: str, settings: Mapping[str, Any]) -> Rule:
     fields = {field.name for field in dataclasses.fields(RULES[name])}
     for field in settings:
         if field not in fields:
-            raise ValueError(f"the cleaning rule {name!r} has no field {field!r}: {_nearest(field, fields)}")
+            raise ValueError(f"the cleaning rule {name!r} has no field {field!r}: {nearest(field, fields)}")
     return RULES[name](**settings)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(known))}"

@@ -8,12 +8,11 @@ text_to_text    TextPair("a.tsv:1", "Guten Tag.", "Good day."): the target, writ
 dialogue        Dialogue("a.jsonl:1", (("user", "Hi"), ("assistant", "Hello"))): each reply, written
 """
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from data.errors import DataError
+from data.errors import DataError, nearest
 from data.objectives.examples import Features
 from data.objectives.pairs import Seq2Seq
 from data.tasks.classification import CLASSIFICATION
@@ -39,9 +38,7 @@ TASKS: dict[str, Task] = {
 def find_task(name: str) -> Task:
     """The task of this name. Raises DataError with the nearest, or all."""
     if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(TASKS))}"
-        raise DataError(f"there is no task {name!r}: {hint}")
+        raise DataError(f"there is no task {name!r}: {nearest(name, TASKS)}")
     return TASKS[name]
 
 
@@ -146,8 +143,7 @@ def _label_counts(task: Task, examples: Sequence[Any], known: Sequence[str]) -> 
     for example in examples if task.kind in ("classification", "tagging") else ():
         for label in _labels_of(example):
             if label not in counts:
-                near = difflib.get_close_matches(label, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)[:200]}, or give labels="
+                hint = nearest(label, known, f"use one of {', '.join(known)[:200]}, or give labels=")
                 raise DataError(
                     f"{example.place}: label {label!r} is not one of the {len(known)} of {task.name}: {hint}"
                 )

@@ -12,9 +12,9 @@ from model.build import build
 from model.losses import Sums, language_model_loss
 from model.sharding import ShardingRules
 from tests import tiny
-from train.optimizers import OPTIMIZERS, make_optimizer, make_schedule
+from train.optimizers import OPTIMIZERS, make_optimizer
 from train.state import State, init_state
-from train.step import gradients, make_train_step
+from train.step import gradients
 
 RULES = ShardingRules()
 
@@ -29,16 +29,7 @@ def made(**changes):
     c = dataclasses.replace(tiny.OPTIMIZER, **changes)
     model = build(tiny.GPT)
     optimizer = make_optimizer(c, parameters.weights(model), RULES)
-    step = make_train_step(
-        language_model_loss(model),
-        optimizer,
-        make_schedule(c, 20),
-        RULES,
-        microbatches=1,
-        clip_norm=c.clip_norm,
-        seed=0,
-        stochastic_rounding=c.stochastic_rounding,
-    )
+    step = tiny.train_step(language_model_loss(model), optimizer, c)
     state = jax.jit(lambda: init_state(model, optimizer, jnp.uint32(0)))()
     return model, jax.jit(step), state
 
@@ -149,16 +140,7 @@ def types(config, *, microbatches=1, **changes):
     c = dataclasses.replace(tiny.OPTIMIZER, **changes)
     model = build(config)
     optimizer = make_optimizer(c, parameters.weights(model), RULES)
-    step = make_train_step(
-        language_model_loss(model),
-        optimizer,
-        make_schedule(c, 20),
-        RULES,
-        microbatches=microbatches,
-        clip_norm=1.0,
-        seed=0,
-        stochastic_rounding=c.stochastic_rounding,
-    )
+    step = tiny.train_step(language_model_loss(model), optimizer, c, microbatches)
     before = jax.eval_shape(lambda: init_state(model, optimizer, jnp.uint32(0)))
     after, _ = jax.eval_shape(step, before, tiny.batch())
     return tuple(jax.tree.map(lambda x: x.dtype, state) for state in (before, after))
@@ -168,17 +150,12 @@ def test_rounding_by_chance_differs_from_step_to_step_and_keeps_updates_that_the
     """Gradient 1, rate 1e-4, weight 1: bf16 has no number between 0.99609375 and 1."""
 
     def after(steps, stochastic):
-        c = dataclasses.replace(tiny.OPTIMIZER, name="sgd", b1=0.0, schedule="constant", peak_lr=1e-4, warmup_steps=0)
-        optimizer = make_optimizer(dataclasses.replace(c, weight_decay=0.0), WEIGHT, RULES)
-        step = make_train_step(
-            lambda params, batch, key: Sums(jnp.sum(params["kernel"].astype(jnp.float32)), jnp.float32(1)),
-            optimizer,
-            make_schedule(c, 100),
-            RULES,
-            microbatches=1,
-            clip_norm=0.0,
-            seed=0,
-            stochastic_rounding=stochastic,
+        changes = {"name": "sgd", "b1": 0.0, "schedule": "constant", "peak_lr": 1e-4, "warmup_steps": 0}
+        changes |= {"weight_decay": 0.0, "clip_norm": 0.0, "stochastic_rounding": stochastic}
+        c = dataclasses.replace(tiny.OPTIMIZER, **changes)
+        optimizer = make_optimizer(c, WEIGHT, RULES)
+        step = tiny.train_step(
+            lambda params, batch, key: Sums(jnp.sum(params["kernel"].astype(jnp.float32)), jnp.float32(1)), optimizer, c
         )
         params = {"kernel": jnp.ones(WEIGHT["kernel"].shape, jnp.bfloat16)}
         state = State(jnp.int32(0), params, optimizer.init(params))

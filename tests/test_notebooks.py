@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+from configs import gpt2_124m
 from launch import train
 from tests import tiny
 
@@ -105,6 +106,27 @@ def test_no_notebook_hides_a_package_from_a_kernel_that_starts_beside_it():
     at_the_root = {path.stem for path in FOLDER.parent.iterdir() if path.is_dir() or path.suffix == ".py"}
     assert {"data", "model", "tessera"} <= at_the_root
     assert not at_the_root & {path.stem for path in SOURCES}
+
+
+def test_plan_runs(monkeypatch):
+    """Of a small GPT-2, whose plan is compiled in seconds."""
+    small = gpt2_124m.get_config()
+    small.data.tokenizer_vocab = 500
+    small.model.update(vocab_size=512, num_layers=2, embed_dim=64, num_heads=4, max_length=32)
+    monkeypatch.setattr(gpt2_124m, "get_config", lambda: small)
+    monkeypatch.chdir(FOLDER)
+    names = execute(FOLDER / "plan.py")
+
+    arrays, plan = names["arrays"].set_index("array"), names["plan"]
+    up = arrays.loc["decoder/layers/mlp/up/kernel"]
+    assert (up["tiles"], up["copies"], up["bytes a device"]) == (4, 2, 2 * 64 * 256 * 4 / 4)
+    memory = names["memory"]["MiB"]
+    assert memory["parameters"] == plan.bytes["parameters"] / 2**20 and memory["total"] > memory["parameters"] > 0
+    assert plan.tokens_per_step == 16 * 32 and plan.mesh["data"] == plan.mesh["fsdp"] == plan.mesh["tensor"] == 2
+    collectives = names["collectives"].set_index("kind")
+    assert "all-gather" in collectives.index and (collectives["MiB"] > 0).all()
+    page = names["tessera"].picture(names["config"], plan).page()
+    assert "decoder/layers/mlp/up/kernel" in page and "memory of one of 8 devices" in page
 
 
 def test_text_to_batches_runs(figures, monkeypatch, capsys, tmp_path):

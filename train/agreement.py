@@ -1,4 +1,4 @@
-"""What all processes of a run decide alike, though each sees something else: a signal, its own clock."""
+"""Decisions that all processes of a run must share though each sees something else: a signal, its own clock."""
 
 import jax
 import numpy as np
@@ -8,8 +8,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 class Agreement:
     """The largest value that any process has, asked after one step and known after the next.
 
-    Every process must ask at the same place of its program. The question is a reduction of a few bytes, put behind the
-    step that was just dispatched, so that nobody waits for it. A process that is alone gets its own values at once.
+    Every process must ask at the same point of the program. The question is a reduction of a few bytes, dispatched
+    after the current step, so nobody waits for it. A single process gets its own values at once.
     """
 
     def __init__(self, mesh: Mesh) -> None:
@@ -28,5 +28,5 @@ class Agreement:
         return [0] * len(values) if before is None else jax.device_get(before).tolist()
 
     def forget(self) -> None:
-        """Drops what was asked: it has been acted on since."""
+        """Drops the pending answer, because it was acted on in the meantime."""
         self._asked = None

@@ -14,7 +14,7 @@ from train.peers import peers
 from train.state import State
 
 TOKENIZER = "tokenizer_fingerprint"
-ITEMS = ("params", "training")  # apart, so that a reader of the network need not load the optimiser
+ITEMS = ("params", "training")  # separate, so that the network can be loaded without the optimiser
 
 
 class CheckpointError(ValueError):
@@ -26,9 +26,9 @@ class CheckpointConfig:
     """When to save, and what to keep. The last step of a run is always saved."""
 
     every_steps: int  # save each n steps; 0 = never by steps
-    every_minutes: float  # save when so long has passed since the last save; 0 = never by time
+    every_minutes: float  # save when this much time has passed since the last save; 0 = never by time
     keep_last: int  # newest checkpoints kept
-    keep_best: int  # kept beside them: those of the lowest evaluation loss, of saves that fall on an evaluation
+    keep_best: int  # also kept: those with the lowest evaluation loss, of saves that coincide with an evaluation
     keep_every_steps: int  # multiples of this step are kept for good; 0 = none
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, config: CheckpointConfig, tokenizer: str = "") -> None:
         """`tokenizer`: the fingerprint of the tokeniser, kept in each checkpoint and compared when it is restored."""
-        # Orbax logs a line a save and warns of its own defaults: what matters to a user is said by the loop.
+        # Orbax logs a line per save and warns about its own defaults; the loop reports what matters to a user.
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._config, self._last_save, self._saved = config, time.monotonic(), None
         self._tokenizer = tokenizer
@@ -161,7 +161,7 @@ def finished_steps(folder: Path) -> list[int]:
 
 
 def _set_aside_unfinished(folder: Path) -> None:
-    """Renames folders that are named like a step and are none: Orbax would count them as the newest."""
+    """Renames unfinished folders that are named like a step: Orbax would take one for the newest checkpoint."""
     finished = {str(step) for step in finished_steps(folder)}
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name.isdigit() and path.name not in finished:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a header before step 1, a line now and then, a bar where there is a terminal."""
+"""The terminal output of a run: a header before step 1, regular log lines, a progress bar on a terminal."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ class Console:
     """Prints; on a terminal with a live progress bar below."""
 
     def __init__(self, terminal: Terminal | None = None, *, speaks: bool = True) -> None:
-        """One that does not speak is for the processes of a run beside the first."""
+        """`speaks` is False for all processes of a run but the first."""
         self._out = terminal or Terminal(highlight=False, soft_wrap=True, quiet=not speaks)
         if not self._out.is_terminal:
             self._out.width = 160  # a log file has no edge
@@ -37,7 +37,7 @@ class Console:
         self._out.print(table)
 
     def start(self, done: int, total: int) -> None:
-        """Shows the bar. Without a terminal there is none: the lines say it all."""
+        """Shows the progress bar, on a terminal only."""
         if self._out.is_terminal:
             columns = [
                 TextColumn("step"),

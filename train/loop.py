@@ -1,4 +1,4 @@
-"""The training loop: one linear function. What happens between two steps, happens here."""
+"""The training loop: one linear function, with everything that happens between two steps."""
 
 import contextlib
 import dataclasses
@@ -67,12 +67,12 @@ def train(
     stop: "StopSignal",
     agreement: Agreement,
 ) -> State:
-    """Trains from `state.step` to `config.steps`, or until `stop` is asked for; the last state is on disk then.
+    """Trains from `state.step` to `config.steps`, or until `stop` is requested; the last state is then on disk.
 
-    Every process of a run does this, and leaves after the same step: `agreement` tells all what one of them sees.
+    All processes of a run call this and leave after the same step: `agreement` shares what one of them sees.
 
     `batches` starts at the batch of `state.step`. `evaluate(params)` and `sample(params, step)` come from the caller:
-    on the way their errors are told and survived, at the end they count.
+    during training their errors are only reported, after the last step they are raised.
 
     Raises:
         TrainingError: `config.max_skipped` updates in a row were not finite.
@@ -82,7 +82,7 @@ def train(
     meter.start(step)
     stopping, overdue = agreement.largest(stop.number, checkpoints.overdue())
     while step < config.steps and not stopping:
-        # Run: dispatch this step, then look at the one before, which the devices have finished by now.
+        # Run: dispatch this step, then read the metrics of the previous one, which the devices have finished.
         with phase("data"):
             batch = place(next(batches))
         profiler.before(step + 1)
@@ -92,14 +92,14 @@ def train(
         meter.settle()
         step += 1
         meter.pending(step, metrics)
-        with phase("productive"):  # of several processes: waits for the step before, as `settle` does
+        with phase("productive"):  # with several processes: waits for the previous step, as `settle` does
             stopping, overdue = agreement.largest(stop.number, checkpoints.overdue())
         profiler.after(step, metrics)
         last, eval_loss = step == config.steps, None
         if stopping and not last:
-            continue  # to the end of the loop: whoever stops a run does not wait for an evaluation
+            continue  # leaves the loop: a run that is stopped does not wait for an evaluation
 
-        # Score, then keep, whatever became of the score.
+        # Evaluate, then save, even if the evaluation failed.
         try:
             if last or _due(step, config.eval_every):
                 meter.settle()

@@ -1,4 +1,4 @@
-"""How the dimensions of a weight make matrices, one side of which is the residual stream."""
+"""Weights as stacks of matrices, one side of which is the residual stream."""
 
 import math
 from typing import NamedTuple
@@ -9,14 +9,14 @@ COUNTED_AXES = ("layers", "experts", "gates")  # one matrix for each index
 
 
 class Sides(NamedTuple):
-    """Dimensions of a weight: what counts its matrices, and their two sides. One without a side is no matrix."""
+    """Dimensions of a weight: those that count its matrices, and the two sides. Without both it is no matrix."""
 
     counted: tuple[int, ...]
     embed: tuple[int, ...]  # the residual stream
     other: tuple[int, ...]
 
     def smaller(self, weight: Weight) -> int:
-        """Size of the smaller side; of what is no matrix 0."""
+        """Size of the smaller side; 0 if it is no matrix."""
         if not self.embed or not self.other:
             return 0
         return min(math.prod(weight.shape[i] for i in side) for side in (self.embed, self.other))

@@ -19,8 +19,8 @@ from train.matrices import sides
 
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steep at 0, not exact at 1
-OUTER_AXES = ("vocab", "head")  # of output projections, which Muon is not for
-UPDATE_RMS = 0.2  # of an AdamW update, about
+OUTER_AXES = ("vocab", "head")  # of output projections, for which Muon is not used
+UPDATE_RMS = 0.2  # about that of an AdamW update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ def matrices(weight: Weight, rules: ShardingRules) -> Matrices | None:
     if weight.role != "kernel" or set(OUTER_AXES) & set(weight.axes):
         return None
     lies = [mesh_axes(getattr(rules, axis)) for axis in weight.axes]
-    # What is cut comes first: only then are the matrices of a device one part of the stack.
+    # Sharded dimensions come first, so that a device's matrices are one contiguous part of the stack.
     counted, embed, other = sides(weight)
     counted = tuple(sorted(counted, key=lambda i: not lies[i]))
     if not embed or not other:
@@ -54,7 +54,7 @@ def matrices(weight: Weight, rules: ShardingRules) -> Matrices | None:
     def size(dimensions: tuple[int, ...]) -> int:
         return math.prod(weight.shape[i] for i in dimensions)
 
-    # The iteration maps a transposed matrix to the transposed result: the shorter side first is the cheaper way.
+    # The iteration commutes with transposition, and is cheaper with the shorter side first.
     rows, columns = (embed, other) if size(embed) <= size(other) else (other, embed)
 
     def on(dimensions: tuple[int, ...]) -> tuple[str, ...]:
@@ -101,9 +101,9 @@ def newton_schulz(x_NRC: jax.Array) -> jax.Array:
 
 
 def _shared(x_NMRC: jax.Array, lies: tuple[tuple[str, ...], ...]) -> jax.Array:
-    """`newton_schulz` with the matrices cut over the whole mesh; zeros fill up the last share.
+    """`newton_schulz` with the stack of matrices sharded over the whole mesh; zeros pad the last shard.
 
-    The way there and back goes by one side at a time, an all-to-all each: of two at once XLA makes a gather of all.
+    Resharding goes one side at a time, an all-to-all each; for two at once XLA would gather everything.
     """
     mesh, (N, M, R, C) = jax.sharding.get_abstract_mesh(), x_NMRC.shape
     x_NRC = x_NMRC.reshape(N * M, R, C)

@@ -1,4 +1,4 @@
-"""The optimiser's state in the memory of the host: the device has it only while it is updated."""
+"""The optimiser's state in host memory: it is on the device only during the update."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +11,10 @@ from train.state import State
 
 
 def check_host(mesh: Mesh, asked: str) -> None:
-    """Fails where a device cannot read the memory of its host. `asked`: the leaf that asks for it, with its value.
+    """Fails if a device cannot read the memory of its host. `asked`: the config leaf that needs it, with its value.
 
     Raises:
-        ValueError: with the kinds of memory that there are.
+        ValueError: names the kinds of memory that the device has.
     """
     device = mesh.devices.flat[0]
     kinds = sorted(memory.kind for memory in device.addressable_memories())
@@ -25,7 +25,7 @@ def check_host(mesh: Mesh, asked: str) -> None:
 
 
 def on_host(target: State) -> State:
-    """`target` (shapes, types and shardings) with its statistics in the host's memory; single numbers stay."""
+    """`target` (shapes, types and shardings) with the optimiser's arrays in host memory; scalars stay."""
 
     def move(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         to = x.sharding if x.size <= 1 or x.sharding is None else x.sharding.with_memory_kind(HOST)
@@ -35,7 +35,7 @@ def on_host(target: State) -> State:
 
 
 def offloaded(step_fn: Callable[[State, Any], tuple[State, Any]], target: State) -> Callable[..., tuple[State, Any]]:
-    """`step_fn` for a state whose statistics lie on the host between the steps; `target` says where on the device."""
+    """`step_fn` for a state whose optimiser arrays are on the host between steps; `target` has their shardings."""
     here = jax.tree.map(lambda x: x.sharding, target.opt_state)
     there = jax.tree.map(lambda x: x.sharding, on_host(target).opt_state)
 

@@ -1,8 +1,8 @@
-"""The other processes of a run: meeting them, agreeing with them, and saying which of them is gone.
+"""The other processes of a run: barriers, agreement between processes, and reports of which process is gone.
 
-All of it goes through the key-value store of jax's coordinator (process 0), beside the computation: it works while the
-devices hang. jax has no public name for that store; Orbax takes it from the same place. A process that is alone has
-nobody to wait for: everything here returns at once.
+Everything goes through the key-value store of jax's coordinator (process 0), not through the devices, so it works while
+these hang. jax has no public name for that store; Orbax takes it from the same place. With a single process everything
+here returns at once.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 DAY = 86400.0
-GRACE = 300.0  # seconds that a process which failed in an evaluation waits for the others to be done with it
-LAST_WORDS = 10.0  # seconds that process 0, which keeps the store, waits for the others to read why it ends
-START_AGAIN = 75  # exit code: the same command may work now
+GRACE = 300.0  # seconds that a process whose evaluation failed waits for the others to finish theirs
+LAST_WORDS = 10.0  # seconds that process 0, which holds the store, waits until the others have read why it ends
+START_AGAIN = 75  # exit code: the same command may succeed if started again
 
 
 class Stopped(BaseException):
-    """A request to end while there is no step to end after: no `except Exception` may swallow it."""
+    """A request to end outside the loop of steps. Not an `Exception`, so that `except Exception` does not catch it."""
 
 
 class Peers:
@@ -46,10 +46,10 @@ class Peers:
                 threading.Thread(target=work, daemon=True).start()
 
     def gather(self, what: str, value: str = "", timeout: float = DAY) -> list[str]:
-        """The value of every process, once all have come to this place of the program.
+        """The value of every process, once all have reached this point of the program.
 
         Raises:
-            TimeoutError: processes that did not come within `timeout` seconds, by name.
+            TimeoutError: names the processes that did not arrive within `timeout` seconds.
         """
         if not self.several:
             return [value]
@@ -61,13 +61,13 @@ class Peers:
         except RuntimeError as error:
             missing = ", ".join(name for i, name in enumerate(self.names) if i not in self._values(place))
             raise TimeoutError(f"{what}: {missing} did not come within {timeout:g} s") from error
-        if number:  # whoever came here has read the place before
+        if number:  # all that arrived here have read the values of the previous call
             self._store.key_value_delete(before)
         values = self._values(place)
         return [values[i] for i in range(len(self.names))]
 
     def same(self, what: str, value: str) -> None:
-        """Raises ValueError, in all processes, where one has another value than process 0."""
+        """Raises ValueError, in all processes, if one has another value than process 0."""
         values = self.gather(what, value)
         for name, other in zip(self.names, values, strict=True):
             if other != values[0]:
@@ -75,7 +75,7 @@ class Peers:
 
     @contextlib.contextmanager
     def first_alone(self, what: str) -> Iterator[None]:
-        """Around what process 0 does before the others do it, who find it done where they see its files."""
+        """A block that process 0 runs first and the others after it: they find its files, if they share a disk."""
         if not self.first:
             self.gather(what)
         yield
@@ -83,9 +83,9 @@ class Peers:
             self.gather(what)
 
     def alike(self, what: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call`, with an error in one process an error in all, so that they go on alike or end alike.
+        """`call`, such that an error in one process is an error in all: they all continue or all fail.
 
-        Where one fails while the others wait for it inside `call`, all end.
+        If one fails while the others wait for it inside `call`, all processes end.
         """
 
         def together(*args: Any) -> Any:
@@ -110,11 +110,11 @@ class Peers:
         return together
 
     def reach(self, step: int) -> None:
-        """Notes that `step` was dispatched: where all wait, the one that did not come so far is named."""
+        """Notes that `step` was dispatched, so that a process that holds up the others can be named."""
         self._step, self._since = step, time.monotonic()
 
     def leave(self, code: int, why: str) -> None:
-        """Ends this process with `code` and tells the others why, who end with the same one. Alone: returns."""
+        """Ends this process with `code` and tells the others why; they end with the same code. Alone: returns."""
         if not self.several:
             return
         self._over.set()
@@ -124,10 +124,10 @@ class Peers:
             self._part(code)
 
     def lost(self, why: str) -> None:
-        """As `leave`, for a computation that broke: first looks whether a peer is gone, which is then what is said."""
+        """As `leave`, for a computation that broke: first checks whether a peer is gone, and reports that instead."""
         if not self.several:
             return
-        for _ in range(3):  # the beats meanwhile tell who is silent, and who has said why: then `_beat` ends this
+        for _ in range(3):  # long enough to see who is silent; if a peer gave a reason, `_beat` ends this process
             time.sleep(self._pause + 0.1)
             self._look()
         silent = [f"{self.names[i]} for {age:.0f} s" for i, age in self._ages().items() if age > 2 * self._pause]
@@ -136,7 +136,7 @@ class Peers:
         self.leave(START_AGAIN if silent else 1, why)
 
     def finish(self) -> None:
-        """Meets the others at the end of the program and parts from them in order."""
+        """Waits for the others at the end of the program and disconnects."""
         if self.several:
             import jax
 
@@ -153,7 +153,7 @@ class Peers:
             with contextlib.suppress(RuntimeError):  # jax ends processes whose coordinator is gone
                 self._store.key_value_set(f"tessera/beat/{self.index}", f"{beat} {self._step}", allow_overwrite=True)
                 self._follow()
-                # With many processes it would be much to read, so only process 0 and those who wait do.
+                # Many processes make this much to read, so only process 0 and processes that wait do it.
                 if self.first or time.monotonic() - self._since > self._patience / 2:
                     self._look()
                 self._answered = time.monotonic()
@@ -169,7 +169,7 @@ class Peers:
                 self._part(int(code))
 
     def _part(self, code: int) -> None:
-        """Ends this process at once; process 0 after the others, whom jax aborts where their store is gone."""
+        """Ends this process at once; process 0 last, because jax aborts the others when the store is gone."""
         deadline = time.monotonic() + LAST_WORDS
         try:
             if not self.first:
@@ -177,7 +177,7 @@ class Peers:
                 return
             while len(self._values("tessera/left")) < len(self.names) - 1 and time.monotonic() < deadline:
                 time.sleep(0.1)
-            time.sleep(0.5)  # from its last word to its end a process needs a moment
+            time.sleep(0.5)  # the others need a moment to exit after they say that they leave
         finally:
             _exit(code)
 
@@ -191,7 +191,7 @@ class Peers:
         return {i: time.monotonic() - at for i, (_, at) in self._seen.items() if i != self.index}
 
     def _report(self) -> None:
-        """A thread: says whom this process waits for, at growing intervals; jax ends all where one is silent."""
+        """A thread: reports whom this process waits for, at growing intervals; jax ends all if one stays silent."""
         told, silence = self._patience, self._patience
         while not self._over.wait(self._pause):
             unanswered = time.monotonic() - self._answered
@@ -227,7 +227,7 @@ def begin(names: Sequence[str], index: int, heartbeat: float) -> None:
 
 
 def peers() -> Peers:
-    """The processes of this run; alone where nothing was begun."""
+    """The processes of this run; a single one unless `begin` was called."""
     return _peers
 
 
@@ -236,7 +236,7 @@ def _described(error: BaseException | None) -> str:
 
 
 def _exit(code: int) -> None:
-    """At once: an orderly exit would wait for processes that do not come."""
+    """Exits at once: an orderly exit would wait for processes that never arrive."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -1,4 +1,4 @@
-"""A trace of some steps of a run: what each device and the host did when, for TensorBoard's profiler."""
+"""A trace of some steps of a run, of devices and host, for TensorBoard's profiler."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ class ProfileSteps:
     last: int
 
     def check(self, steps: int) -> None:
-        """Raises ValueError where a run of `steps` does not come by them."""
+        """Raises ValueError if a run of `steps` does not reach them."""
         if self.last > steps:
             raise ValueError(
                 f"--profile=steps:{self.first}-{self.last}: this run has {steps} steps; "
@@ -35,13 +35,13 @@ def parse(text: str) -> ProfileSteps | None:
 
 
 class Profiler:
-    """Starts and ends the trace around the steps asked for, or what is left of them; without any it does nothing."""
+    """Traces the steps asked for, or the rest of them after a resume; does nothing without any."""
 
     def __init__(self, folder: Path, steps: ProfileSteps | None, say: Callable[[str], None]) -> None:
         self._folder, self._steps, self._say, self._tracing = folder, steps, say, False
 
     def before(self, step: int) -> None:
-        """To be called when the devices have nothing to do before `step`, or nearly so."""
+        """To be called before `step`, when the devices are idle or nearly so."""
         if self._steps and not self._tracing and self._steps.first <= step <= self._steps.last:
             jax.profiler.start_trace(self._folder)
             self._tracing = True

@@ -1,4 +1,4 @@
-"""How f32 results become the type that they are kept in: to the nearest number, or up or down by chance."""
+"""Rounding of f32 results to the type that they are stored in: to nearest, or stochastic."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 
 def nearest(tree: Any, like: Any, key: jax.Array) -> Any:
-    """Each leaf in the type of its counterpart in `like`. `key` decides nothing here."""
+    """Each leaf in the type of its counterpart in `like`. `key` is not used."""
     return jax.tree.map(lambda x, kept: x.astype(kept.dtype), tree, like)
 
 
 def stochastic(tree: Any, like: Any, key: jax.Array) -> Any:
-    """As `nearest`, but what is kept in bf16 becomes one of its two neighbours, the nearer one more often.
+    """As `nearest`, but bf16 leaves become one of the two neighbours at random, the nearer one more often.
 
     The mean is the f32 number, so that updates too small for bf16's 8 bits add up over the steps instead of vanishing
     (Gupta et al. 2015, section 3). Bits are drawn by leaf and place: they are the same on any mesh.

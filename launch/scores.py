@@ -1,6 +1,7 @@
 """What a run shows of what it has learnt: held-out scores, samples, and a last word."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ def farewell(console: Console, folder: Path, experiment: Experiment, seconds: fl
     last = [record for record in read_metrics(folder) if "eval/loss" in record][-1]
     picture = plot_runs([folder], folder / "loss.png")
     example = {"encoder": "a <mask>", "encoder_decoder": "a <extra_0>"}.get(experiment.model.architecture, "def ")
-    prompt = json.dumps(next(iter(experiment.train.sample_prompts), example))
+    text, run = next(iter(experiment.train.sample_prompts), example), shlex.quote(str(folder))
+    prompt = json.dumps(text, ensure_ascii=False)
     bits = f"   {last['eval/bits_per_byte']:.3f} bits per byte" if "eval/bits_per_byte" in last else ""
     ask_it = {
         "encoder": f'tessera.load("{folder}").fill({prompt})',
@@ -107,9 +109,16 @@ def farewell(console: Console, folder: Path, experiment: Experiment, seconds: fl
         f"saved        {saved}",
         f"samples      {samples}\n",
         "next:",
-        f"  tessera generate --run={folder} --prompt={prompt}{draw}",
+        f"  tessera generate --run={run} --prompt={in_shell(text)}{draw}",
         "  tessera train --config=… --config.run.dir=… --config.optimizer.peak_lr=1e-3   # another run",
-        f"  tessera plot {folder} …   # and their curves in one picture",
-        f"  python -c 'import tessera; print({ask_it})'",
+        f"  tessera plot {run} …   # and their curves in one picture",
+        f"  python -c {shlex.quote(f'import tessera; print({ask_it})')}",
     ]
     console.say("\n".join(lines))
+
+
+def in_shell(text: str) -> str:
+    """A text as bash and zsh read it back: in double quotes, or with escapes where these would not keep it."""
+    if text.isprintable() and not set(text) & set('"\\$`!'):
+        return f'"{text}"'
+    return "$'" + repr(f'"{text}')[2:]  # the quote makes Python choose single ones

@@ -164,8 +164,8 @@ def _end_with_parent(*_: int) -> None:
 def held_out_batches(rows: Rows, *, batch_size: int, max_sequences: int) -> Iterator[Batch]:
     """Rows in batches of one shape, for an evaluation: always the same ones, whatever the batch size.
 
-    `max_sequences`: so many rows, evenly spaced; 0, or more than there are: all. The objective draws the same for a row
-    every time; a last batch that is not full is padded by rows of zeros, with weight 0.
+    `max_sequences`: the number of rows, evenly spaced; 0, or more than there are: all. The objective draws the same for
+    a row every time; a last batch that is not full is padded with rows of zeros, with weight 0.
     """
     _require_positive(batch_size=batch_size)
     if max_sequences < 0:

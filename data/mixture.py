@@ -14,7 +14,7 @@ PERIOD = 2**14  # examples in which the parts come exactly as often as their sha
 
 
 def check_stages(config: DataConfig, steps: int) -> None:
-    """Raises DataError where a run of so many steps ends before the last stage begins."""
+    """Raises DataError if a run of `steps` steps ends before the last stage begins."""
     if config.mixture_stages and config.mixture_stages[-1] >= steps:
         raise DataError(
             f"data.mixture_stages {config.mixture_stages}: no step of a run of {steps} is in the last stage: use "

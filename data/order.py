@@ -63,7 +63,7 @@ def difficulty(rows: Rows, curriculum: str) -> np.ndarray:
 
 
 def hashed(text: str, num_bytes: int) -> int:
-    """A number of so many bytes that any other text would make another one."""
+    """A hash of the text, as a number of `num_bytes` bytes."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=num_bytes).digest(), "big")
 
 

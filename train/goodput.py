@@ -20,15 +20,15 @@ COMPILED = "/jax/core/compile/backend_compile_duration"  # also where the progra
 
 
 class Recompiled(UserWarning):
-    """Something was compiled once more although it ran before: a shape or a type changed on the way."""
+    """A program was compiled again although it had run before: a shape or a type changed."""
 
 
 class Clock:
     """Seconds of each phase of a run, those of earlier processes of the same run included.
 
-    A compilation counts as such in whatever phase it happens, as far as XLA is at work; Python's tracing does so only
-    within `phase("compile")`. A phase other than "compile" that compiles when it runs for the second time or later
-    warns of `Recompiled`. Use it in a `with`: it listens to jax until the end.
+    XLA's compile time counts as "compile" in any phase; Python's tracing only within `phase("compile")`. Any other
+    phase that compiles when it runs for the second time or later warns with `Recompiled`. Use it in a `with`: it
+    listens to jax until the end.
     """
 
     def __init__(self, earlier: Mapping[str, float] | None = None, now: Callable[[], float] = time.perf_counter):
@@ -51,7 +51,7 @@ class Clock:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time within belongs to `name`, and after it again to what it was."""
+        """Counts the time within as `name`, and afterwards as the phase before."""
         before, compiled = self._switch(name), self._compiled
         self._compiled = []
         try:
@@ -88,10 +88,10 @@ class Clock:
 
 
 def earlier_seconds(records: Sequence[Mapping[str, Any]], done: int) -> dict[str, float]:
-    """What the processes before took, from the lines of metrics.jsonl in the order in which they were written.
+    """Seconds of the earlier processes, from the lines of metrics.jsonl in the order in which they were written.
 
-    The run goes on after step `done`: productive seconds of later steps are lost. What a killed process did after its
-    last record nobody knows; it is in no phase.
+    The run continues after step `done`: productive seconds of later steps are lost. The time of a killed process after
+    its last record is unknown and counts in no phase.
     """
     timed = [record for record in records if "time/productive" in record]
     if not timed:

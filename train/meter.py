@@ -1,4 +1,4 @@
-"""What a run measures of itself: metrics fetched one step late, rates, skipped updates, and who waits for whom."""
+"""What a run measures: metrics fetched one step late, rates, skipped updates, and where its time goes."""
 
 import contextlib
 import dataclasses
@@ -42,13 +42,13 @@ class Meter:
     def start(self, step: int) -> None:
         self._first = self._logged = step
         self._at_start = self._before = dict(self.clock.read())
-        if step:  # where the time of this process begins
+        if step:  # marks where the time of this process begins
             self._write({"step": step, **self._before})
         self._console.start(step, self._rates.steps)
 
     @contextlib.contextmanager
     def aside(self, name: str, *, fatal: bool) -> Iterator[None]:
-        """For what only looks at a run: its time is not the step's, and unless `fatal` its error is told, once."""
+        """For evaluations and samples: not counted as step time; an error is reported once, or raised if `fatal`."""
         try:
             with self.clock.phase(name):
                 yield
@@ -91,7 +91,7 @@ class Meter:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         try:
-            if self._log is not None:  # else process 0 writes
+            if self._log is not None:  # only process 0 has a log
                 self._log.write(record)
         except Exception as error:
             self._tell_once("metrics log", error)

@@ -44,7 +44,7 @@ _OUTPUTS = ("documents/00000.jsonl.zst", "dropped/00000.jsonl.zst", MANIFEST, "r
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; `documents`, `bytes` and `kept` count the documents that the stage has behind it."""
+    """How far a run is; `documents`, `bytes` and `kept` count the documents that the stage has finished."""
 
     stage: str  # "rules", "duplicates", "final", "publish"
     documents: int
@@ -68,7 +68,7 @@ def clean(
         sources: in order; of duplicates, the first document in this order stays.
         settings: None: only exact duplicates are dropped.
         report: is told of progress, after each chunk and at each stage.
-        workers: processes; 1: none but this one. The output does not depend on it.
+        workers: processes; 1: only this one. The output does not depend on it.
 
     Raises DataError for a folder that holds something else, for sources that changed on the way, and, with the
     source and the document, for a rule that fails.

@@ -16,7 +16,7 @@ Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_given: tuple[Callable[..., Any], Any]  # of a worker process: what it calls, and with what each time
+_given: tuple[Callable[..., Any], Any]  # in a worker process: the function, and the argument shared by all calls
 
 
 def each(
@@ -24,10 +24,9 @@ def each(
 ) -> Iterator[Result]:
     """function(shared, item) for each, as they get done. One worker: here, in order.
 
-    No more than twice as many items as workers are under way, so an iterator of large ones may be given; `shared`
-    travels to each worker once. Processes
-    are spawned, never forked: this one may have threads. The first error ends all, and is raised. Raises DataError
-    for a process that was killed.
+    At most twice as many items as workers are in flight, so an iterator of large ones may be given; `shared` is sent to
+    each worker once. Processes are spawned, never forked: this one may have threads. The first error ends all workers
+    and is raised. Raises DataError for a process that was killed.
     """
     if workers < 1:
         raise DataError(f"workers {workers} must be 1 or more")
@@ -67,6 +66,6 @@ def _begin(function: Callable[..., Any], shared: Any) -> None:
 
 
 def _die_with(sentinel: int) -> None:
-    """A worker of a killed parent would wait for work for ever."""
+    """Without its parent a worker would wait for work for ever."""
     wait_for([sentinel])
     os._exit(1)

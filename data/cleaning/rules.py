@@ -16,7 +16,7 @@ from data.cleaning.rule import Rule
 from data.cleaning.unicode import Unicode
 from data.errors import nearest
 
-# In the order in which they are best applied: what mends, what is cheap to ask, what is dear, what hides.
+# In the best order to apply them: repairs, cheap filters, expensive filters, and last what masks personal data.
 RULES: dict[str, type] = {
     rule.name: rule
     for rule in (

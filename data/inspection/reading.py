@@ -50,7 +50,7 @@ class Asked:
         return np.random.default_rng((self.seed, what + 3))
 
     def chosen(self, total: int, notes: list[str]) -> range | np.ndarray:
-        """Which of so many are read."""
+        """The indices, of `total`, that are read."""
         if not self.max_documents or self.max_documents >= total:
             return range(total)
         notes.append(f"a sample: {self.max_documents:,} of {total:,}, drawn at random")

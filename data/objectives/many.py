@@ -18,7 +18,7 @@ class Many:
 
 
 def draw(objective: Objective, count: int, rng: np.random.Generator) -> np.ndarray:
-    """The random numbers that `Objective.many` needs for so many tokens, uint64."""
+    """The random numbers that `Objective.many` needs for `count` tokens, uint64."""
     return rng.bit_generator.random_raw(count) if objective.is_random else np.empty(0, np.uint64)
 
 

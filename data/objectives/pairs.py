@@ -15,9 +15,9 @@ Ids = Sequence[int] | np.ndarray
 class Seq2Seq:
     """A pair of texts, of S and T ids -> `source` (S,) and `inputs`, `targets`, `weights`, each (T,).
 
-    The inputs are the targets one place later, behind decoder_start_id (Sutskever et al. 2014; teacher forcing). Ids
-    come with the end that the tokenizer puts to them, and a text that is cut keeps it: its last id. Beside a single
-    pair, the decoder needs no segments: it is causal and its padding comes last.
+    The inputs are the targets shifted right by one, after decoder_start_id (Sutskever et al. 2014; teacher forcing).
+    Ids end with the end-of-text id of the tokenizer, and a text that is cut keeps it as its last id. A row holds one
+    pair, so the decoder needs no segments: it is causal and its padding comes last.
     """
 
     source_length: int  # of a row

@@ -67,7 +67,7 @@ def nothing_to_read(place: str) -> DataError:
 def to_read(files: list[File]) -> list[File]:
     """The files but for empty `.py` ones, which mark packages. Raises DataError for one that is `NOT_TEXT`."""
     for file in files:
-        # By the names of files, as addresses may have more behind them.
+        # By the names of files: a URL may have a query after the suffix.
         if format_of(file.id) in NOT_TEXT:
             raise DataError(
                 f"{file.place} is not read, as it is {format_of(file.id)}: unpack or convert it; {_IS_READ}"

@@ -1,8 +1,8 @@
 """From documents to the token stores of both sides of a split: streaming, on all cores, and able to go on after a kill.
 
-The work happens in a hidden sibling of the final folder. After each batch a journal there says how far it came: how
-many documents, what they hashed to, how long each file was and what it held. The same call goes on behind them: what
-came before is read and hashed again, but not tokenised. The bytes of the stores do not depend on where it stopped.
+The work happens in a hidden sibling of the final folder. After each batch a journal there records the progress: the
+number of documents and their hash, the length of each file and a digest of it. After a kill, the same call continues
+there: earlier documents are read and hashed again, but not tokenised. The stores do not depend on where it stopped.
 """
 
 import json
@@ -152,7 +152,7 @@ def _tokenise(
 def _batches(
     pieces: Iterable[tuple[str, Document]], hasher: SourceHash, done: dict[str, Any], name: str
 ) -> Iterator[_Batch]:
-    """What comes behind the pieces that are `done`. Raises SourceChanged if those are not what they were then."""
+    """Batches of the pieces after those `done`. Raises SourceChanged if the latter are not what they were."""
     skip, batch, size, count = done.get("pieces", 0), [], 0, 0
     for count, (side, document) in enumerate(pieces, 1):
         if count <= skip:

@@ -90,9 +90,9 @@ class SourceHash:
 def find_survey(source: SourceConfig, cache_dir: Path, report: Callable[[str], object]) -> Survey | State:
     """The survey of a source that is as it was when it was last read, else its state; no text is read.
 
-    Surveys are kept in `cache_dir`/surveys under the stamp of their source, and the last one of a source behind a
-    network also under its settings: where the network is gone, that one is taken, and `report` gets a line. Raises
-    DataError for a source that is not there, or whose settings do not fit it.
+    Surveys are kept in `cache_dir`/surveys under the stamp of their source; that of a remote source is also kept under
+    its settings, and is used (and `report` told) if the network is unreachable. Raises DataError for a source that
+    does not exist, or whose settings do not fit it.
     """
     try:
         state = look(source)

@@ -75,7 +75,7 @@ class CompactRows:
 
 
 class _Parts:
-    """Arrays of one type, one behind the other; from the first number on that uint16 cannot hold, of uint32."""
+    """Arrays of one type, end to end; uint16 becomes uint32 at the first number that it cannot hold."""
 
     def __init__(self, kind: type):
         self._dtype, self._bytes, self._ends = np.dtype(kind), bytearray(), array("q", [0])

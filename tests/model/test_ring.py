@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import parameters, ring
+from model import ring
 from model.attention import attention
 from model.build import build
 from model.decoding import empty_cache
@@ -144,8 +144,7 @@ def test_decoding_with_a_cache_is_that_of_one_device():
     for axes in ({}, {"context": 2, "tensor": 2}):
         mesh = tiny.mesh(**axes)
         with jax.set_mesh(mesh):
-            shardings = parameters.shardings(parameters.weights(model), RULES, mesh)
-            params = jax.jit(lambda: parameters.init(model, jax.random.key(0)), out_shardings=shardings)()
+            params = tiny.start(config, mesh)
             program = jax.jit(logits).lower(params, rows).compile()
             assert ("collective-permute" in str(program.as_text())) == bool(axes)
             results.append(jax.device_get(program(params, rows)))

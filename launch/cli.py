@@ -247,6 +247,8 @@ def _parse(command: str, values: Any, arguments: Sequence[str]) -> list[str]:
     except AttributeError as error:  # from ml_collections: an unknown key, with the nearest name
         raise UsageError(_unknown_key(str(error))) from error
     except (KeyError, TypeError) as error:
+        if "Did you mean" in str(error):  # the same, of a section
+            raise UsageError(_unknown_key(str(error.args[0]))) from error
         raise UsageError(f"config: {error}") from error
     if "config" in values and values.config is None:
         raise UsageError(f"which experiment? {_usage(command)[1]}")

@@ -29,6 +29,11 @@ def test_help_wakes_nothing_heavy():
         ([], 2, ""),
         (["trian"], 2, "did you mean 'train'?"),
         (["train"], 2, "which experiment?"),
+        (
+            ["train", "--config=configs/gpt_demo.py", "--config.modle.num_layers=1"],
+            2,
+            "unknown config key 'modle': did you mean 'model'?",
+        ),
         (["train", "--config=configs/gpt_dem.py"], 2, "did you mean configs/gpt_demo.py?"),
         (
             ["train", "--config=gpt_demo", "--config.optimizer.peaklr=1"],

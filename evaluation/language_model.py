@@ -38,10 +38,6 @@ class LanguageModel(Network):
         """
         return self.run("logits", ids, segments_BT=mask)
 
-    def hidden(self, ids: Any, mask: Any = None) -> np.ndarray:
-        """Float32 (batch, length, embed_dim): what the network puts out before its head."""
-        return self.run("hidden_BTD", ids, segments_BT=mask)
-
     def loss(self, texts: str | Sequence[str]) -> float:
         """Mean nats per token. A text is read as a document: its first token follows what the tokeniser puts before one
         (the end of another document, or Llama's <s>). Where that is nothing, as for GPT-2, the first is not scored.

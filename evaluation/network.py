@@ -92,6 +92,10 @@ class Network:
             sums = jax.device_get(self._sums(self.params, batch))
         return float(sums.loss), float(sums.weight)
 
+    def hidden(self, ids: Any, mask: Any = None) -> np.ndarray:
+        """Float32 (batch, length, embed_dim): what the network puts out before its head; `mask` is 0 on padding."""
+        return self.run("hidden_BTD", ids, segments_BT=mask)
+
     def padded(self, texts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Texts in one array, padded on the right, and the mask that is 1 on their tokens; each int32 (B, T)."""
         if not texts:
@@ -116,7 +120,7 @@ class Network:
         rows = [self.tokenizer.wrap(ids) for ids in map(self.tokenizer.encode, texts)]
         vectors = np.zeros((len(rows), self.config.embed_dim), np.float32)
         for places, ids, mask in self.batches(rows):
-            hidden_BTD, weight_BT1 = self._states(ids, mask), mask[:, :, None].astype(np.float32)
+            hidden_BTD, weight_BT1 = self.hidden(ids, mask), mask[:, :, None].astype(np.float32)
             means_BD = (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
             vectors[places] = means_BD[: len(places)]
         return vectors
@@ -146,10 +150,6 @@ class Network:
     def _width(self, length: int) -> int:
         """The least power of two that is at least `length`, or the context where that is shorter."""
         return max(length, min(1 << max(length - 1, NARROWEST - 1).bit_length(), self.config.max_length))
-
-    def _states(self, ids_BT: np.ndarray, mask_BT: np.ndarray) -> np.ndarray:
-        """What `embed` averages."""
-        return self.run("hidden_BTD", ids_BT, segments_BT=mask_BT)
 
     def _summed(self, params: Any, batch: Any) -> Sums:
         """Traced: the sums of a batch, in as many parts one after the other as its logits need to keep to `LOGITS`.

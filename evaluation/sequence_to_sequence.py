@@ -109,6 +109,3 @@ class SequenceToSequence(Network):
 
     def _wrapped(self, text: str) -> list[int]:
         return self.tokenizer.wrap(encode_marked(self.tokenizer, text))
-
-    def _states(self, ids_BT: np.ndarray, mask_BT: np.ndarray) -> np.ndarray:
-        return self.hidden(ids_BT, mask_BT)

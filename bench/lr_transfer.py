@@ -42,7 +42,7 @@ def main() -> None:
 def row(width: int, base: int, losses: dict[float, float]) -> str:
     best = min(losses, key=losses.__getitem__)
     cells = (f"2^{math.log2(rate):g}: {loss:.3f}{'*' * (rate == best)}" for rate, loss in sorted(losses.items()))
-    return f"{width:>5} {'muP' if base else 'standard':<10}{'  '.join(cells)}  best between: {vertex(losses):.2e}"
+    return f"{width:>5} {'muP' if base else 'standard':<10}{'  '.join(cells)}  best by parabola: {vertex(losses):.2e}"
 
 
 def bracketed(loss: Callable[[float], float], rate: float) -> dict[float, float]:

@@ -63,6 +63,16 @@ def start(config: ModelConfig, on: jax.sharding.Mesh, rules: ShardingRules | Non
     return jax.device_put(initial(config), parameters.shardings(parameters.weights(build(config, rules)), rules, on))
 
 
+def by_chance(config: ModelConfig, spread: float = 0.2) -> parameters.Params:
+    """Weights far from those of a start, scales near 1, with nothing to compile."""
+    rng = np.random.default_rng(0)
+
+    def draw(weight: parameters.Weight) -> np.ndarray:
+        return rng.normal(float(weight.role == "scale"), spread, weight.shape).astype(weight.dtype)
+
+    return jax.tree.map(draw, parameters.weights(build(config)))
+
+
 def train_step(loss: LossFn, made: optax.GradientTransformation, settings: OptimizerConfig, microbatches: int = 1):
     """One update, on a schedule of 20 steps."""
     return make_train_step(

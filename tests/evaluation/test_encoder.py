@@ -10,7 +10,6 @@ from data.tokenizers.tokenizer import ByteTokenizer, WithSpecials
 from evaluation import network
 from evaluation.ask import ask
 from evaluation.encoder import Encoder
-from model import parameters
 from model.build import build
 from model.config import ModelConfig
 from model.transformer import apply
@@ -35,12 +34,7 @@ BERT = ModelConfig(
 
 def made(**changes):
     config = dataclasses.replace(BERT, **changes)
-    model, mesh = build(config), tiny.mesh()
-    with jax.set_mesh(mesh):
-        params = jax.jit(lambda: parameters.init(model, jax.random.key(0)))()
-        keys = iter(jax.random.split(jax.random.key(1), 99))
-        params = jax.tree.map(lambda p: p + 0.2 * jax.random.normal(next(keys), p.shape), params)
-    return ask(config, params, TOKENIZER, mesh)
+    return ask(config, tiny.by_chance(config), TOKENIZER, tiny.mesh())
 
 
 @pytest.fixture(scope="module")

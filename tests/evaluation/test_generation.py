@@ -10,8 +10,6 @@ from data.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, WithSpecials
 from evaluation.ask import ask
 from evaluation.generation import Continuation
 from evaluation.language_model import LanguageModel
-from model import parameters
-from model.build import build
 from model.config import ModelConfig
 from model.ngram_table import count_ngrams
 from model.transformer import apply
@@ -33,12 +31,7 @@ def recital():
 
 
 def made(config):
-    model, mesh = build(config), tiny.mesh()
-    with jax.set_mesh(mesh):
-        params = jax.jit(lambda: parameters.init(model, jax.random.key(0)))()
-        keys = iter(jax.random.split(jax.random.key(1), 99))
-        params = jax.tree.map(lambda p: p + 0.2 * jax.random.normal(next(keys), p.shape), params)
-    return ask(config, params, LETTERS, mesh)
+    return ask(config, tiny.by_chance(config), LETTERS, tiny.mesh())
 
 
 @pytest.fixture(scope="module")

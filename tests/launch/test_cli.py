@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_arguments_from_python_reach_the_children_and_the_message(capsys, monkey
     """Not those of the program that called: here pytest's."""
     given, started, again = ["train", "--config=gpt_demo", "--processes=2", "--devices=2"], [], []
     monkeypatch.setattr("launch.children.run", lambda *arguments: started.append(arguments) or 0)
-    assert tessera.main(given) == 0 and started == [(given, 2, 2)]
+    assert tessera.main(given) == 0 and started == [(given, 2, 2, Path("runs/gpt_demo"))]
     monkeypatch.setattr("launch.train.run", lambda config, **known: again.append(known["again"]) or 0)
     assert tessera.main(["train", "--fresh", "--config=gpt_demo"]) == 0
     assert again == ["tessera train --config=gpt_demo"]

@@ -15,6 +15,7 @@ from launch.plan.hlo import Instruction, Module, bits
 # These hand their operands on; a loop, an update or an asynchronous end works in place.
 _SAME = {"bitcast", "tuple", "get-tuple-element", "while", "optimization-barrier", "opt-barrier", "domain"}
 _FREE = {"parameter", "constant", "iota", "partition-id", "replica-id", "after-all"}
+_SPACE = re.compile(r"S\(\d+\)")  # a memory space other than the main one
 _LAYOUT = re.compile(r"([a-z]+[0-9a-z]*)\[([0-9,<=]*)\](?:\{([0-9,]*)(?::([^}]*))?\})?")
 
 
@@ -185,8 +186,19 @@ def called_in_place(i: Instruction) -> list[str]:
 
 def _moved(i: Instruction, named: dict[str, Instruction], module: Module) -> float:
     """Bytes in and out of one instruction."""
+    if i.opcode.endswith("-start"):  # it reads, and its end has written: what it carries in its shape is counted there
+        sliced = i.opcode in ("slice-start", "dynamic-slice-start")
+        read = (
+            [_pieces(i.shape)[len(i.operands)]]
+            if sliced
+            else [named[name].shape for name in i.operands if name in named]
+        )
+        return sum(padded_bytes(_SPACE.sub("", shape) if sliced else shape) for shape in read)
+    if i.opcode.endswith("-done"):
+        return padded_bytes(i.shape)
     if i.opcode in ("dynamic-slice", "slice", "gather"):
-        return 2 * padded_bytes(i.shape)
+        read = padded_bytes(_SPACE.sub("", i.shape)) if padded_bytes(named[i.operands[0]].shape) else 0
+        return read + padded_bytes(i.shape)
     if i.opcode == "dynamic-update-slice":
         return 2 * padded_bytes(named[i.operands[1]].shape)
     called = re.search(r"calls=%?([\w.\-]+)", i.attributes) if i.opcode == "fusion" else None
@@ -197,6 +209,8 @@ def _moved(i: Instruction, named: dict[str, Instruction], module: Module) -> flo
     for parameter in (p for p in body if p.opcode == "parameter"):
         users = [user for user in body if parameter.name in user.operands]
         whole = padded_bytes(parameter.shape)
+        if not whole:  # on the chip, and so is what is cut out of it or written into it
+            continue
         if users and all(user.opcode in ("dynamic-slice", "slice", "gather") for user in users):
             whole = sum(padded_bytes(user.shape) for user in users)
         elif users and all(u.opcode == "dynamic-update-slice" and u.operands[0] == parameter.name for u in users):

@@ -152,6 +152,25 @@ def test_a_name_with_quotes_in_it_calls_nothing():
     assert early.op_name == r"call[name=\"calls=%body\"]/wide" and module.times["body"] == 3
 
 
+def test_a_copy_onto_the_chip_is_read_once():
+    """4 KiB copied while something else goes on, a quarter of them sliced; 4 and 1 KiB are written back."""
+    text = """HloModule step, is_scheduled=true
+
+ENTRY %main (p: f32[1024]) -> (f32[1024], f32[256]) {
+  %p = f32[1024]{0} parameter(0)
+  %begin = (f32[1024]{0:S(1)}, f32[1024]{0}, u32[]{:S(2)}) copy-start(%p)
+  %begun = ((f32[1024]{0}), f32[256]{0:S(1)}, s32[]{:S(2)}) slice-start(%p), slice={[0:256]}
+  %end = f32[1024]{0:S(1)} copy-done(%begin)
+  %ended = f32[256]{0:S(1)} slice-done(%begun)
+  %cut = f32[256]{0:S(1)} slice(%end), slice={[0:256]}
+  %sum = f32[256]{0} add(%cut, %ended)
+  %out = f32[1024]{0} negate(%end)
+  ROOT %t = (f32[1024]{0}, f32[256]{0}) tuple(%out, %sum)
+}
+"""
+    assert traffic(parse(text)) == (4 + 1 + 4 + 1) * 1024
+
+
 def test_traffic_multiplies_the_rounds_of_loops():
     outside = (4 + 32) + 2 * 4 + (4 + 2) + (4 + 2 + 4)  # KiB in and out: early, a, kept, out
     inside = (4 * 4 + 16) + 2 * 4  # wide, y

@@ -48,24 +48,35 @@ Memory is the compiler's; the step is a bound (compute, memory traffic and wires
 
 def main(wanted: list[str]) -> None:
     kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
-    for row in wanted or [row for row in ROWS if row not in kept]:
+    for row in wanted or missing(kept):
         name, topology, *sizes = row.split()
         mesh = {axis: int(size) for axis, size in (pair.split("=") for pair in sizes)} or None
         config = importlib.import_module(f"configs.{name}").get_config()
         made = plan(config, topology, mesh=mesh).to_dict()
         kept[row] = {name: value for name, value in made.items() if name in FIELDS}
         KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        PAGE.write_text(page(kept), encoding="utf-8")
         print(line(kept[row]), flush=True)
+
+
+def missing(kept: dict) -> list[str]:
+    """Rows that are not made, or without the time of a step."""
+    return [row for row in ROWS if row not in kept or kept[row]["step_seconds"] is None]
+
+
+def page(kept: dict) -> str:
     lines = [line(kept[row]) for row in [*ROWS, *sorted(kept.keys() - set(ROWS))] if row in kept]
-    PAGE.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
+    left = ", ".join(f"`{row}`" for row in missing(kept))
+    foot = f"\nNot made yet, or without its time (-): {left}.\n" if left else ""
+    return HEAD + "\n".join(lines) + "\n" + foot
 
 
 def line(made: dict) -> str:
     """One row of the table."""
     axes = ", ".join(f"{axis} {n}" for axis, n in made["mesh"].items() if n > 1)
     memory = f"{size(made['bytes']['total'])} of {size(made['limit_bytes'])}"
-    speed = ["does not fit", "", "", ""]
-    if made["fits"]:
+    speed = ["-"] * 4 if made["fits"] else ["does not fit", "", "", ""]
+    if made["fits"] and made["step_seconds"]:
         days = duration(86_400 * made["days"])
         speed = [f"{made['step_seconds']:.2f} s", f"{made['mfu_bound']:.0%}", days, f"{made['chip_hours']:,.0f}"]
     cells = [made["config"], made["topology"], axes, memory, *speed]

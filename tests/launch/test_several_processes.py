@@ -125,7 +125,7 @@ MESHES = {
     "mesh", [pytest.param(name, marks=() if name == "tensor" else pytest.mark.slow) for name in MESHES]
 )
 def test_two_processes_train_as_one(tmp_path, mesh):
-    changes = {**MESHES[mesh], "train.steps": 6, "model.embed_dim": 32}
+    changes = {**MESHES[mesh], "train.steps": 6, "model.embed_dim": 32, "model.num_layers": 1}
     code, said = ended(start(write(tmp_path / "two", changes, SPEAKING)), tmp_path / "two")
     assert code == 0, said
     one, two = alone(tmp_path / "two", changes), tmp_path / "two" / "run"

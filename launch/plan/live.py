@@ -211,13 +211,27 @@ def _moved(i: Instruction, named: dict[str, Instruction], module: Module) -> flo
         whole = padded_bytes(parameter.shape)
         if not whole:  # on the chip, and so is what is cut out of it or written into it
             continue
-        if users and all(user.opcode in ("dynamic-slice", "slice", "gather") for user in users):
-            whole = sum(padded_bytes(user.shape) for user in users)
-        elif users and all(u.opcode == "dynamic-update-slice" and u.operands[0] == parameter.name for u in users):
+        if users and all(u.opcode == "dynamic-update-slice" and u.operands[0] == parameter.name for u in users):
             given += sum(padded_bytes(named[user.operands[1]].shape) for user in users) - whole
-            whole = 0
-        moved += whole
+        else:
+            moved += _taken(parameter, body, module)
     return moved + max(given, 0)
+
+
+def _taken(parameter: Instruction, body: Sequence[Instruction], module: Module) -> int:
+    """Bytes that a fusion reads of what it is given: of a slice only the slice, in a fusion inside it too."""
+    whole, taken = padded_bytes(parameter.shape), 0
+    for user in (user for user in body if parameter.name in user.operands):
+        if user.opcode in ("dynamic-slice", "slice", "gather"):
+            taken += padded_bytes(user.shape)
+            continue
+        called = re.search(r"calls=%?([\w.\-]+)", user.attributes) if user.opcode == "fusion" else None
+        if called is None:
+            return whole
+        inner = module.computations[called[1]]
+        own = (p for p in inner if p.opcode == "parameter" and user.operands[int(p.operands[0])] == parameter.name)
+        taken += sum(_taken(p, inner, module) for p in own)
+    return min(taken, whole)
 
 
 def _pieces(shape: str) -> list[str]:

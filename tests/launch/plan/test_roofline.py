@@ -171,6 +171,31 @@ ENTRY %main (p: f32[1024]) -> (f32[1024], f32[256]) {
     assert traffic(parse(text)) == (4 + 1 + 4 + 1) * 1024
 
 
+def test_a_fusion_in_a_fusion_reads_its_slice():
+    """1 KiB of 4 in and out; all 4 where something else takes it whole."""
+    text = """HloModule step, is_scheduled=true
+
+%inner (q: f32[1024]) -> f32[256] {
+  %q = f32[1024]{0} parameter(0)
+  ROOT %cut = f32[256]{0} slice(%q), slice={[0:256]}
+}
+
+%outer (x: f32[1024]) -> f32[256] {
+  %x = f32[1024]{0} parameter(0)
+  %deep = f32[256]{0} fusion(%x), kind=kLoop, calls=%inner
+  ROOT %y = f32[256]{0} negate(%deep)
+}
+
+ENTRY %main (p: f32[1024]) -> f32[256] {
+  %p = f32[1024]{0} parameter(0)
+  ROOT %out = f32[256]{0} fusion(%p), kind=kOutput, calls=%outer
+}
+"""
+    assert traffic(parse(text)) == 2 * 1024
+    also = text.replace("  ROOT %y", "  %also = f32[256]{0} reduce(%x)\n  ROOT %y")
+    assert traffic(parse(also)) == (4 + 1) * 1024
+
+
 def test_traffic_multiplies_the_rounds_of_loops():
     outside = (4 + 32) + 2 * 4 + (4 + 2) + (4 + 2 + 4)  # KiB in and out: early, a, kept, out
     inside = (4 * 4 + 16) + 2 * 4  # wide, y

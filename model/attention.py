@@ -146,7 +146,9 @@ class Heads:
         bias_axes = ("norm",) if self.output_bias else None
         initializer = self.output_initializer
         linear = Linear("BTHK,HKD->BTD", shape, axes, initializer, bias_axes, self.param_dtype, name="output")
-        return checkpoint_name(linear(o_BHTK.swapaxes(1, 2)), "attention_output")
+        # Said here for the gradient: the compiler would cut it along the length, and all of attention's with it.
+        o_BTHK = self.rules.constrain(o_BHTK.swapaxes(1, 2), "batch", "length", "heads", "head_dim")
+        return checkpoint_name(linear(o_BTHK), "attention_output")
 
     def _split(self, name: str, heads: str, count: int, initializer: Initializer, x_BTD: jax.Array) -> jax.Array:
         shape, axes = (self.embed_dim, count, self.head_dim), ("embed", heads, "head_dim")

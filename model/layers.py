@@ -1,7 +1,9 @@
 """The smallest pieces: linear maps, embeddings, norms, dropout. Each weight is declared once, in one line."""
 
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -75,6 +77,8 @@ class Embedding(nn.Module):
 
 def _product(x: jax.Array, kernel: jax.Array, summed: int, out_dtype: str | None) -> jax.Array:
     """The sum over the last `summed` dimensions of `x`, which are the first ones of the kernel."""
+    if out_dtype is not None and out_dtype != x.dtype:
+        return _widened(x, kernel, summed, out_dtype)
     if jax.sharding.get_abstract_mesh().size > 1:
         # Batch and length joined into one dimension cannot be sharded along both: devices would gather the length.
         return jnp.tensordot(x, kernel, summed, preferred_element_type=out_dtype)
@@ -82,6 +86,30 @@ def _product(x: jax.Array, kernel: jax.Array, summed: int, out_dtype: str | None
     inner, outer = math.prod(kernel.shape[:summed]), kernel.shape[summed:]
     y = jnp.matmul(x.reshape(-1, inner), kernel.reshape(inner, -1), preferred_element_type=out_dtype)
     return y.reshape(*x.shape[: x.ndim - summed], *outer)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _widened(x: jax.Array, kernel: jax.Array, summed: int, out_dtype: str) -> jax.Array:
+    """The product in a wider type than that of its inputs, to which its gradient is rounded before it meets them.
+
+    Left wide, it would make both products of the backward pass wide ones, and devices would sum the kernel's gradient
+    in twice the bytes.
+    """
+    return jnp.tensordot(x, kernel, summed, preferred_element_type=out_dtype)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, summed: int, out_dtype: str) -> tuple[jax.Array, Any]:
+    return _widened(x, kernel, summed, out_dtype), (x, kernel)
+
+
+def _backward(summed: int, out_dtype: str, kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> Any:
+    x, kernel = kept
+    gradient, rows = gradient.astype(x.dtype), tuple(range(x.ndim - summed))
+    inner = (tuple(range(len(rows), gradient.ndim)), tuple(range(summed, kernel.ndim)))
+    return jnp.tensordot(gradient, kernel, inner), jnp.tensordot(x, gradient, (rows, rows))
+
+
+_widened.defvjp(_forward, _backward)
 
 
 def look_up(table_VD: jax.Array, ids_BT: jax.Array, rules: ShardingRules, rows: str) -> jax.Array:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from model import parameters
 from model.build import build
+from model.layers import Linear
 from model.losses import cross_entropy, language_model_loss, span_loss
 from model.sharding import ShardingRules
 from model.transformer import apply
@@ -195,3 +198,28 @@ def test_span_loss_trains_with_dropout():
     loss = jax.jit(span_loss(model))
     values = {float(loss(params, batch, key).loss) for key in (None, jax.random.key(0), jax.random.key(1))}
     assert len(values) == 3
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_products_of_a_bf16_head_take_bf16_in_the_backward_pass_too(devices):
+    """Logits are f32, and so is their gradient; it is rounded before it meets weights or activations."""
+    linear = Linear("BTD,DV->BTV", (32, 64), ("embed", "vocab"), nn.initializers.normal(), out_dtype="float32")
+    rng = np.random.default_rng(0)
+    kernel, gradient = (rng.normal(size=shape).astype(np.float32) for shape in ((32, 64), (2, 8, 64)))
+    x = rng.normal(size=(2, 8, 32)).astype(jnp.bfloat16)
+
+    def pull(kernel, x, gradient):
+        logits, back = jax.vjp(lambda kernel, x: linear.apply({"params": {"kernel": kernel}}, x), kernel, x)
+        assert jax.typeof(logits).dtype == jnp.float32
+        return back(gradient)
+
+    with jax.set_mesh(tiny.mesh(data=devices)):
+        text = str(jax.make_jaxpr(pull)(kernel, x, gradient))
+        kernel_gradient, x_gradient = jax.jit(pull)(kernel, x, gradient)
+    products = re.findall(r":(\w+)\[[^\]]*\] = dot_general", text)
+    assert sorted(products) == ["bf16", "bf16", "f32"]
+    wide = np.asarray(x, np.float64)
+    np.testing.assert_allclose(kernel_gradient, np.einsum("btd,btv->dv", wide, gradient), rtol=0.01, atol=0.05)
+    np.testing.assert_allclose(
+        np.asarray(x_gradient, np.float64), np.einsum("dv,btv->btd", kernel, gradient), rtol=0.01, atol=0.1
+    )

@@ -71,6 +71,7 @@ class RecurrentLayer(nn.Module):
     norm: Factory | None  # of the input
     dropout: float
     initializer: Initializer
+    rules: ShardingRules
     param_dtype: str
 
     @nn.compact
@@ -82,6 +83,9 @@ class RecurrentLayer(nn.Module):
         linear = Linear("BTD,DGE->BTGE", shape, axes, self.initializer, axes[1:], self.param_dtype, name="input")
         x_TBGE = jnp.swapaxes(linear(x_BTD).astype(jnp.float32), 0, 1)
         kernel = self.param("kernel", declare(self.initializer, *axes), shape, self.param_dtype).astype(dtype)
+        # Gathered before the loop: of a kernel cut along its input too, the compiler sums the gradient wrongly where the
+        # mesh has data, fsdp and tensor (jax 0.10.2), and says nothing.
+        kernel = self.rules.constrain(kernel, None, *axes[1:])
         bias_GE = self.param("bias", declare(self._bias, *axes[1:]), shape[1:], self.param_dtype)
 
         def step(states: States, at: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[States, jax.Array]:
@@ -148,7 +152,7 @@ class Recurrent(nn.Module):
         )
         initializer = nn.initializers.normal(self.embed_dim**-0.5)
         layers = stacked(
-            self.cell, self.embed_dim, self.norm, self.dropout, initializer, self.param_dtype, name="layers"
+            self.cell, self.embed_dim, self.norm, self.dropout, initializer, self.rules, self.param_dtype, name="layers"
         )
         x_BTD, states = layers(x_BTD, before.states_LBD, steps, train)
         x_BTD = x_BTD if self.norm is None else self.norm(name="norm")(x_BTD)

@@ -83,8 +83,8 @@ class RecurrentLayer(nn.Module):
         linear = Linear("BTD,DGE->BTGE", shape, axes, self.initializer, axes[1:], self.param_dtype, name="input")
         x_TBGE = jnp.swapaxes(linear(x_BTD).astype(jnp.float32), 0, 1)
         kernel = self.param("kernel", declare(self.initializer, *axes), shape, self.param_dtype).astype(dtype)
-        # Gathered before the loop: of a kernel cut along its input too, the compiler sums the gradient wrongly where the
-        # mesh has data, fsdp and tensor (jax 0.10.2), and says nothing.
+        # Gathered before the loop: if it is cut along its input too, the compiler sums its gradient wrongly on a mesh
+        # of data, fsdp and tensor (jax 0.10.2), and says nothing.
         kernel = self.rules.constrain(kernel, None, *axes[1:])
         bias_GE = self.param("bias", declare(self._bias, *axes[1:]), shape[1:], self.param_dtype)
 

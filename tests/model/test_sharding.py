@@ -64,10 +64,10 @@ def test_a_size_that_the_mesh_cannot_cut_says_what_would_work():
 
 
 def test_constraints_are_in_the_lowered_program():
-    # Per layer: query, key, value, MLP width, and of two residuals way in, way out and sum; outside: two tables and
-    # what is looked up in them, the embeddings, the last norm and the logits.
+    # Per layer: query, key, value, the heads put together, MLP width, and of two residuals way in, way out and sum;
+    # outside: two tables and what is looked up in them, the embeddings, the last norm and the logits.
     model = build(tiny.GPT)
     with jax.set_mesh(tiny.mesh(data=2, tensor=2)):
         params = jax.eval_shape(lambda: jax.tree.map(lambda w: jnp.zeros(w.shape), parameters.weights(model)))
         lowered = jax.jit(lambda p, ids: model.apply({"params": p}, ids).logits).lower(params, jnp.zeros((4, 8), int))
-    assert lowered.as_text().count("sdy.sharding_constraint") == 17
+    assert lowered.as_text().count("sdy.sharding_constraint") == 18

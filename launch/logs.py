@@ -58,7 +58,12 @@ class Logs:
 
 
 def copy(pipes: Sequence[Pipe], logs: Logs) -> None:
-    """Until all pipes are closed: process 0 is shown as it is, lines of the others with their number before them."""
+    """Until all pipes are closed: process 0 is shown as it is, lines of the others with their number before them.
+
+    Those wait for the end of a line that process 0 has begun, a second at most: a progress bar has none.
+    """
+    others: list[tuple[float, int, bytes]] = []  # since when, where and what
+    begun = False
     with selectors.DefaultSelector() as ready:
         for pipe in pipes:
             ready.register(pipe.end, selectors.EVENT_READ, pipe)
@@ -68,14 +73,21 @@ def copy(pipes: Sequence[Pipe], logs: Logs) -> None:
                 if not (data := os.read(pipe.end, 65536)):
                     ready.unregister(pipe.end)
                     data = b"\n" if pipe.line else b""
-                if not pipe.index:
+                if not pipe.index and data:
                     _show(pipe.shown, data)
+                    begun = not data.endswith(b"\n")
                 *lines, pipe.line = (pipe.line + data).split(b"\n")
                 for line in lines:
                     if pipe.index:
-                        _show(pipe.shown, b"[process %d] %s\n" % (pipe.index, line.rstrip()))
+                        others.append(
+                            (time.monotonic(), pipe.shown, b"[process %d] %s\n" % (pipe.index, line.rstrip()))
+                        )
                     logs.add(pipe.index, plain(line) + b"\n")
                 pipe.line = pipe.line.rpartition(b"\r")[2] or pipe.line  # a bar draws itself anew for hours
+            if others and (not begun or not ready.get_map() or time.monotonic() - others[0][0] > 1.0):
+                for _, shown, line in others:
+                    _show(shown, line)
+                others.clear()
             logs.write()
 
 

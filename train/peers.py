@@ -35,7 +35,8 @@ class Peers:
         """`heartbeat`: seconds after which jax ends all processes where one is silent."""
         self.names, self.index, self.first, self.several = list(names), index, index == 0, len(names) > 1
         self._numbers, self._step, self._since, self._over = itertools.count(), -1, time.monotonic(), threading.Event()
-        self._patience, self._pause = heartbeat / 2, min(max(heartbeat / 20, 0.5), 2.0)
+        # jax ends all between half a heartbeat and a whole one after a process froze: be first with its name.
+        self._patience, self._pause = 0.4 * heartbeat, min(max(heartbeat / 20, 0.5), 2.0)
         self._answered = self._since
         self._seen: dict[int, tuple[str, float]] = {}  # the last beat of each, and when it was new
         if self.several:
@@ -201,19 +202,19 @@ class Peers:
             waited, step = time.monotonic() - self._since, self._step
             told = told if waited > self._patience else self._patience
             if step >= 0 and waited > told and (behind := self._behind(step)):
-                where = f"waiting for {waited:.0f} s at step {step}, which some processes have not reached"
+                where = f"waiting for {waited:.0f} s at step {step}"
                 print(f"tessera: {where}: {'; '.join(behind)}", file=sys.stderr, flush=True)
                 told = 2 * waited
 
     def _behind(self, step: int) -> list[str]:
+        """Who has not reached the step, or is silent: a process can freeze within it."""
         found = []
         for index, age in self._ages().items():
-            at = int(self._seen[index][0].split()[1])
-            if at < step:
-                life = f"no sign of life for {age:.0f} s" if age > 3 * self._pause else "alive"
-                found.append(
-                    f"{self.names[index]}: {f'last at step {at}' if at >= 0 else 'before the first step'}, {life}"
-                )
+            at, silent = int(self._seen[index][0].split()[1]), age > 3 * self._pause
+            if at < step or silent:
+                place = f"last at step {at}" if at >= 0 else "before the first step"
+                life = f"no sign of life for {age:.0f} s" if silent else "alive"
+                found.append(f"{self.names[index]}: {place}, {life}")
         return found
 
 

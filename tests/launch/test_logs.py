@@ -1,7 +1,9 @@
 """What processes write, copied from their pipes: to the terminal, and as whole lines into the logs of the run."""
 
 import os
+import re
 import threading
+import time
 
 import pytest
 
@@ -17,14 +19,15 @@ def run(tmp_path):
     return tmp_path
 
 
-def copied(folder, pieces, holder="pid 7 on"):
+def copied(folder, pieces, holder="pid 7 on", shown=(1, 2), pause=0.0):
     """Copies (process, bytes) as they are written one after the other; closes all pipes at the end."""
     ends = {index: os.pipe() for index in dict(pieces)}
-    pipes = [Pipe(index, 2 if index else 1, read) for index, (read, _) in ends.items()]
+    pipes = [Pipe(index, shown[index], read) for index, (read, _) in ends.items()]
     thread = threading.Thread(target=copy, args=(pipes, Logs(folder, holder, "tessera train", len(pipes))))
     thread.start()
     for index, data in pieces:
         os.write(ends[index][1], data)
+        time.sleep(pause)
     for _, write in ends.values():
         os.close(write)
     thread.join(10)
@@ -43,6 +46,13 @@ def test_lines_are_whole_and_those_of_the_others_have_their_number(run, capfd):
     assert shown.out == "one line\nlast\n" and shown.err == "[process 1] broken: ab\n"
     assert kept(run, 0)[1:] == ["one line", "last"] and kept(run, 1)[1:] == ["broken: ab"]
     assert all(kept(run, index)[0].endswith("tessera train") for index in range(2))
+
+
+def test_a_line_of_another_process_waits_for_the_end_of_a_line_but_not_of_a_bar(run, capfd):
+    copied(run, [(0, b"one "), (1, b"two\n"), (0, b"line\n")], shown=(1, 1), pause=0.2)
+    assert capfd.readouterr().out == "one line\n[process 1] two\n"
+    copied(run, [(0, b"bar\r"), (1, b"two\n"), *[(0, b"bar\r")] * 8], shown=(1, 1), pause=0.2)
+    assert re.search(r"two\n(bar\r)+$", capfd.readouterr().out)
 
 
 def test_a_second_start_is_appended(run):

@@ -230,7 +230,7 @@ def test_a_frozen_process_is_named_and_ended(tmp_path):
     os.kill(children[1], signal.SIGSTOP)
     code, said = ended(process, folder)
     assert code not in (0, 75), said
-    told = r"waiting for \d+ s at step \d+, which some processes have not reached: process 1 \(.*no sign of life"
+    told = r"waiting for \d+ s at step \d+: process 1 \(.*no sign of life"
     assert re.search(told, said), said
     assert all(map(gone, children))
 

@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from model import kernels, ring
 from model.cache import Cache
-from model.layers import Initializer, Linear, WeightDropout, capped
+from model.layers import Initializer, Linear, WeightDropout, capped, side_by_side
 from model.mask import MASKED, MaskSpec, final_scores
 from model.positions import Rotate, ScoreBias
 from model.sharding import ShardingRules
@@ -132,13 +132,18 @@ class Heads:
 
     def query(self, x_BTD: jax.Array) -> jax.Array:
         """q_BHTK."""
-        return self._normed("query_norm", self._split("query", "heads", self.num_heads, self.query_initializer, x_BTD))
+        return self._query(self._linear("query")(x_BTD))
 
     def keys_values(self, x_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """k_BGSK and v_BGSK."""
-        k_BGSK = self._split("key", "kv_heads", self.num_kv_heads, self.initializer, x_BSD)
-        v_BGSK = self._split("value", "kv_heads", self.num_kv_heads, self.initializer, x_BSD)
-        return self._normed("key_norm", k_BGSK), v_BGSK
+        k_BSGK, v_BSGK = side_by_side([self._linear("key"), self._linear("value")], x_BSD)
+        return self._key(k_BSGK), self._split("kv_heads", v_BSGK)
+
+    def query_keys_values(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """q_BHTK, k_BGTK and v_BGTK of the same input."""
+        linears = [self._linear(name) for name in ("query", "key", "value")]
+        q_BTHK, k_BTGK, v_BTGK = side_by_side(linears, x_BTD)
+        return self._query(q_BTHK), self._key(k_BTGK), self._split("kv_heads", v_BTGK)
 
     def output(self, o_BHTK: jax.Array) -> jax.Array:
         """x_BTD."""
@@ -150,10 +155,21 @@ class Heads:
         o_BTHK = self.rules.constrain(o_BHTK.swapaxes(1, 2), "batch", "length", "heads", "head_dim")
         return checkpoint_name(linear(o_BTHK), "attention_output")
 
-    def _split(self, name: str, heads: str, count: int, initializer: Initializer, x_BTD: jax.Array) -> jax.Array:
+    def _linear(self, name: str) -> Linear:
+        query = name == "query"
+        heads, count = ("heads", self.num_heads) if query else ("kv_heads", self.num_kv_heads)
         shape, axes = (self.embed_dim, count, self.head_dim), ("embed", heads, "head_dim")
         bias_axes = (heads, "head_dim") if self.qkv_bias else None
-        y_BTHK = Linear("BTD,DHK->BTHK", shape, axes, initializer, bias_axes, self.param_dtype, name=name)(x_BTD)
+        initializer = self.query_initializer if query else self.initializer
+        return Linear("BTD,DHK->BTHK", shape, axes, initializer, bias_axes, self.param_dtype, name=name)
+
+    def _query(self, q_BTHK: jax.Array) -> jax.Array:
+        return self._normed("query_norm", self._split("heads", q_BTHK))
+
+    def _key(self, k_BSGK: jax.Array) -> jax.Array:
+        return self._normed("key_norm", self._split("kv_heads", k_BSGK))
+
+    def _split(self, heads: str, y_BTHK: jax.Array) -> jax.Array:
         return self.rules.constrain(y_BTHK.swapaxes(1, 2), "batch", heads, "length", "head_dim")
 
     def _normed(self, name: str, x_BHTK: jax.Array) -> jax.Array:
@@ -172,8 +188,8 @@ class Attention(nn.Module):
     def __call__(
         self, x_BTD: jax.Array, context: Context, cache: Cache | None, layer: jax.Array | int
     ) -> tuple[jax.Array, Cache | None]:
-        q_BHTK = checkpoint_name(self.rotate(self.heads.query(x_BTD), context.positions_BT), "query")
-        k_BGSK, v_BGSK = self.heads.keys_values(x_BTD)
+        q_BHTK, k_BGSK, v_BGSK = self.heads.query_keys_values(x_BTD)
+        q_BHTK = checkpoint_name(self.rotate(q_BHTK, context.positions_BT), "query")
         k_BGSK = checkpoint_name(self.rotate(k_BGSK, context.positions_BT), "key")
         v_BGSK = checkpoint_name(v_BGSK, "value")
         if cache is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from launch.logs import Pipe
 from launch.memory import has_tpu
-from launch.processes import CHILD, COORDINATOR, COUNT, INDEX
+from launch.processes import CHILD, COORDINATOR, COUNT, INDEX, follow_parent
 from train.peers import START_AGAIN
 
 GRACE = 15.0  # seconds that the others have to end after one has failed: they are told why, and end by themselves
@@ -47,6 +47,7 @@ def run(arguments: Sequence[str], count: int, devices: int, folder: Path) -> int
         received.append(number)  # `_ended` passes it on: while children are started, it would miss some
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    follow_parent()  # a supervisor, if there is one
     try:
         for index, environment in enumerate(environments):
             children.append(_started(command, index, environment, pipes))
@@ -146,7 +147,8 @@ def _environments(arguments: Sequence[str], count: int, devices: int) -> list[di
     size = shutil.get_terminal_size()
     terminal = {"TTY_COMPATIBLE": "1", "COLUMNS": str(size.columns), "LINES": str(size.lines)} if os.isatty(1) else {}
     for index in range(count):
-        own = {COUNT: str(count), INDEX: str(index), COORDINATOR: coordinator, CHILD: shlex.join(arguments)}
+        above = os.environ.get(CHILD) or shlex.join(arguments)
+        own = {COUNT: str(count), INDEX: str(index), COORDINATOR: coordinator, CHILD: above}
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[index * part : (index + 1) * part])} if gpus else {}
         made.append({**os.environ, **own, **visible, **({} if index else terminal)})
     return made

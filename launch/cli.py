@@ -25,6 +25,10 @@ COMMANDS = {
         "train, or continue, the run of a config",
         "tessera train --config=configs/gpt_demo.py [--config.KEY=VALUE …]",
     ),
+    "supervise": (
+        "start a training again whenever it is killed, preempted or stuck",
+        "tessera supervise [--restarts=5] [--backoff=5] -- train --config=… [--processes=2 …]",
+    ),
     "generate": ("continue prompts with a trained run", 'tessera generate --run=runs/gpt_demo --prompt="def "'),
     "import": (
         "make a published model a run: a folder in the layout of Hugging Face, or a name of the hub",
@@ -44,11 +48,8 @@ COMMANDS = {
     "doctor": ("look at this machine: versions, devices, mesh, disk", "tessera doctor [--devices=8]"),
 }
 CONFIGURED = ("train", "history", "data build", "plan")  # commands that take an experiment
-POSITIONAL = (
-    "plot",
-    "import",
-    "export",
-)  # commands with arguments that are no flags; data commands look for themselves
+# Commands with arguments that are no flags; data commands look for themselves.
+POSITIONAL = ("plot", "import", "export", "supervise")
 FUNCTIONS = {"import": "import_model", "export": "export_model"}  # `import` is a word of Python
 
 
@@ -139,6 +140,17 @@ def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
         raise UsageError(f"a run and a new folder are needed: {COMMANDS['export'][1]}")
     if command == "plan" and not values.topology:
         raise UsageError(f"for which devices? {COMMANDS['plan'][1]}")
+    if command == "supervise":
+        from launch import supervise
+
+        trained = _supervised(rest)  # a mistake is found before the first start
+        return supervise.run(
+            [sys.executable, "-m", "tessera", *rest],
+            Path(trained.config.run.dir).expanduser(),
+            restarts=values.restarts,
+            backoff=values.backoff,
+            again=values.command_line,
+        )
     if command == "train" and values.processes > 1:
         from launch import children
 
@@ -157,6 +169,17 @@ def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
     keep_compiled()
 
     return getattr(commands, FUNCTIONS.get(command, command))(values, rest)
+
+
+def _supervised(arguments: Sequence[str]) -> Any:
+    """The flags of the command that is to be supervised."""
+    if arguments[:1] != ["train"]:
+        what = f"not {arguments[0]!r}" if arguments else "after --"
+        raise UsageError(f"only train is supervised, {what}: {COMMANDS['supervise'][1]}")
+    values = _define("train", arguments[1:])
+    if rest := _parse("train", values, arguments[1:]):
+        raise UsageError(f"tessera train takes no {rest[0]!r}: {COMMANDS['train'][1]}")
+    return values
 
 
 def _define(command: str, arguments: Sequence[str]) -> Any:
@@ -190,6 +213,13 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
         flags.DEFINE_string("profile", "", "trace steps into RUN/profile: steps:10-13", flag_values=values)
         flags.DEFINE_bool(
             "print_config", False, "show every value and where it comes from, and end", flag_values=values
+        )
+    elif command == "supervise":
+        flags.DEFINE_integer(
+            "restarts", 5, "give up after so many in a row without a newer checkpoint", 0, flag_values=values
+        )
+        flags.DEFINE_float(
+            "backoff", 5.0, "seconds before a restart; doubled while no newer checkpoint comes", 0.0, flag_values=values
         )
     elif command == "generate":
         flags.DEFINE_string("run", None, "the folder of a run", flag_values=values)

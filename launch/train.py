@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import time
 
 import jax
@@ -13,6 +14,7 @@ from launch import header, scores
 from launch.count import count
 from launch.experiment import Experiment, read
 from launch.plan.oom import answered
+from launch.processes import SINCE
 from launch.program import Program, assemble, check
 from launch.records import check_same_config, open_shared_run, same_run, write_run
 from launch.rows import described, train_rows
@@ -91,6 +93,8 @@ def run(
             profile.check(experiment.train.steps)
             if profile.last <= (done or 0):
                 console.say(f"profile    steps {profile.first} to {profile.last} are behind: no trace")
+        if since := os.environ.get(SINCE):
+            clock.lose(float(since))
         clock.carry(earlier_seconds(read_lines(folder), done or 0))
         state = None if done is None else checkpoints.restore(done, program.target)
         write_run(folder, record, program.tokenizer)

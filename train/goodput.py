@@ -13,7 +13,8 @@ import numpy as np
 
 from train.console import duration
 
-# productive: steps whose result the run still has. lost: steps done again after a kill, as no checkpoint held them.
+# productive: steps whose result the run still has. lost: steps done again after a kill, as no checkpoint held them, and
+# the time until a supervisor's next start.
 # other: all that has no name, such as opening files and restoring.
 PHASES = ("productive", "compile", "data", "evaluation", "sample", "checkpoint", "other", "lost")
 COMPILED = "/jax/core/compile/backend_compile_duration"  # also where the program comes from the persistent cache
@@ -48,6 +49,11 @@ class Clock:
         """Adds what earlier processes of this run took."""
         for phase, seconds in earlier.items():
             self.seconds[phase] += seconds
+
+    def lose(self, since: float) -> None:
+        """Counts the time from `since` (Unix time) to the beginning of this clock as lost; call it before `carry`."""
+        self._switch(self._phase)
+        self.seconds["lost"] += max(0.0, time.time() - since - sum(self.seconds.values()))
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -91,7 +97,7 @@ def earlier_seconds(records: Sequence[Mapping[str, Any]], done: int) -> dict[str
     """Seconds of the earlier processes, from the lines of metrics.jsonl in the order in which they were written.
 
     The run continues after step `done`: productive seconds of later steps are lost. The time of a killed process after
-    its last record is unknown and counts in no phase.
+    its last record is unknown: it counts where a supervisor starts the next one, see `Clock.lose`.
     """
     timed = [record for record in records if "time/productive" in record]
     if not timed:

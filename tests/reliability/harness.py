@@ -42,8 +42,9 @@ def write(folder: Path, changes: Mapping[str, Any] | None = None, more: str = ""
     return folder
 
 
-def command(folder: Path, *flags: str, devices: int = 8) -> list[str]:
-    return [sys.executable, "-m", "tessera", "train", f"--config={folder}/config.py", f"--devices={devices}", *flags]
+def command(folder: Path, *flags: str, devices: int = 8, before: Sequence[str] = ()) -> list[str]:
+    tessera = [sys.executable, "-m", "tessera", *before]
+    return [*tessera, "train", f"--config={folder}/config.py", f"--devices={devices}", *flags]
 
 
 def start(
@@ -51,13 +52,13 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """`tessera train` on the config of `folder`, in a process group of its own; its words go to `folder`/said.txt.
 
-    `before` goes in front of the command, such as `tessera supervise --`; `environ` is added, such as `FAULT`.
+    `before` goes in front of `train`, such as `supervise --`; `environ` is added, such as `FAULT`.
     """
     if any(flag.startswith("--processes=2") for flag in flags):
         flags = (*flags, "--heartbeat_timeout=10")
     with open(folder / "said.txt", "wb") as said:
         return subprocess.Popen(
-            [*before, *command(folder, *flags, devices=devices)],
+            command(folder, *flags, devices=devices, before=before),
             stdout=said,
             stderr=subprocess.STDOUT,
             env={**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", **environ},

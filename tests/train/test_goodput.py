@@ -1,5 +1,7 @@
 """Every second of a run has one name, what a kill cost is counted, and nothing is compiled twice unnoticed."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -34,6 +36,14 @@ def test_phases_share_out_all_of_the_time():
     seconds = {phase: read[f"time/{phase}"] for phase in PHASES}
     assert seconds == dict.fromkeys(PHASES, 0.0) | {"other": 17, "evaluation": 6, "productive": 8}
     assert read["goodput"] == 8 / 31
+
+
+def test_the_time_until_a_supervisor_starts_again_is_lost():
+    clock = Clock()
+    clock.lose(time.time() - 50)
+    clock.carry({"productive": 150.0})
+    read = clock.read()
+    assert 49 < read["time/lost"] < 52 and 0.6 < read["goodput"] < 0.75
 
 
 def test_an_error_ends_its_phase():

@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch.memory import accelerated, keep_memory
-from train.peers import START_AGAIN, Stopped
+from train.peers import START_AGAIN, Stopped, exit_now
 
 OK, FAILED, USAGE, BAD_DATA, IO, CONFIG, INTERRUPTED = 0, 1, 2, 65, 74, 78, 130  # sysexits.h; and START_AGAIN
 
@@ -79,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = explain(error)
         if code is None:
             raise
+        if code == INTERRUPTED:
+            exit_now(code)
         return code
 
 

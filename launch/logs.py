@@ -14,6 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from train.records import append
+
 CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")  # colours, and the moves of a progress bar
 
 
@@ -52,8 +54,7 @@ class Logs:
             with contextlib.suppress(OSError):
                 if lines:
                     (self._folder / "logs").mkdir(exist_ok=True)
-                    with open(self._folder / "logs" / f"process_{index}.log", "ab") as file:
-                        file.write(b"".join(lines))
+                    append(self._folder / "logs" / f"process_{index}.log", b"".join(lines))
             lines.clear()
 
 

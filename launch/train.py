@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from data.corpus import prepare
 from data.loader import BatchLoader
-from launch import header, scores
+from launch import disk, header, scores
 from launch.count import count
 from launch.experiment import Experiment, read
 from launch.plan.oom import answered
@@ -64,6 +64,7 @@ def run(
         # Everything that may be wrong is looked at before the compiler starts.
         with group.first_alone("data"):
             corpus = prepare(experiment.data, report=console.say)
+        closing.enter_context(disk.answered(folder))
         group.same("the fingerprint of the corpus", corpus.fingerprint)
         program = assemble(experiment, corpus.tokenizer)
         rows = train_rows(experiment, program.objective, corpus)
@@ -82,9 +83,14 @@ def run(
         sample = group.alike("sample", scores.sampler(experiment, program, folder, console))
         record = same_run(folder, config, program.config, program.tokenizer, corpus, experiment, console)
         checkpoints = Checkpoints(folder / "checkpoints", experiment.checkpoint, program.tokenizer.fingerprint)
-        # With several processes closing waits for all: an error must first tell them that this one does not come.
-        closing.push(lambda kind, *_: None if kind and group.several else checkpoints.close())
+        # Closing waits for what is being saved, which a second Ctrl-C does not, and with several processes for all: an
+        # error must first tell them that this one does not come.
+        closing.push(
+            lambda kind, *_: None if kind and (group.several or kind is KeyboardInterrupt) else checkpoints.close()
+        )
         done = checkpoints.latest()
+        if done is None and (folder / "config.json").is_file():
+            console.warn("an earlier start of this run left no checkpoint: starting at step 0")
         if done is not None and done >= experiment.train.steps:
             console.say(f"run {folder} is complete: {done} of {experiment.train.steps} steps are done")
             console.say(f"  more: --config.train.steps={2 * done}    anew: --fresh")

@@ -1,5 +1,6 @@
 """The terminal output of a run: a header before step 1, regular log lines, a progress bar on a terminal."""
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,10 +24,10 @@ class Console:
         self._bar: Progress | None = None
 
     def say(self, text: str = "") -> None:
-        self._out.print(text, markup=False)
+        self._print(text)
 
     def warn(self, text: str) -> None:
-        self._out.print(f"warning: {text}", style="yellow", markup=False)
+        self._print(f"warning: {text}", style="yellow")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -34,7 +35,7 @@ class Console:
             table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
         for row in rows:
             table.add_row(*row)
-        self._out.print(table)
+        self._print(table)
 
     def start(self, done: int, total: int) -> None:
         """Shows the progress bar, on a terminal only."""
@@ -58,6 +59,11 @@ class Console:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def _print(self, what: str | Table, style: str | None = None) -> None:
+        """Words are not worth a run: the terminal may be gone, or the disk full that they go to."""
+        with contextlib.suppress(OSError):
+            self._out.print(what, style=style, markup=False)
 
 
 def log_line(record: Mapping[str, Any], total: int) -> str:

@@ -180,7 +180,7 @@ class Peers:
                 time.sleep(0.1)
             time.sleep(0.5)  # the others need a moment to exit after they say that they leave
         finally:
-            _exit(code)
+            exit_now(code)
 
     def _look(self) -> None:
         for index, said in self._values("tessera/beat").items():
@@ -236,8 +236,8 @@ def _described(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}"[:2000]
 
 
-def _exit(code: int) -> None:
-    """Exits at once: an orderly exit would wait for processes that never arrive."""
+def exit_now(code: int) -> None:
+    """Exits at once: an orderly exit waits for threads that save, and for processes that may never arrive."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -32,6 +32,7 @@ HARMLESS_TRAIN = (
 )
 HARMLESS_MODEL = ("attention_impl", "remat", "remat_bytes", "remat_offload", "scan_unroll", "pipeline_microbatches")
 HARMLESS_OPTIMIZER = ("offload",)
+FLUSH = 30.0  # seconds between two looks that TensorBoard can take
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy", "tessera-lm")
 
 
@@ -56,13 +57,14 @@ def open_run(folder: Path) -> Iterator[Path]:
     """Makes the run folder and holds its lock; a lock whose owner is dead falls by itself.
 
     Raises:
-        RunError: the folder cannot be written, or another process trains in it.
+        OSError: the folder cannot be written.
+        RunError: another process trains in it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "a+")  # noqa: SIM115 (held for the life of the run)
     except OSError as error:
-        raise RunError(f"run folder {folder.resolve()} cannot be written: {error.strerror}") from error
+        raise OSError(f"run folder {folder.absolute()} cannot be written: {error.strerror}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -112,28 +114,64 @@ class MetricsLog:
     """`metrics.jsonl`, append-only and the truth, and TensorBoard events beside it."""
 
     def __init__(self, folder: Path, *, tensorboard: bool) -> None:
-        path = folder / "metrics.jsonl"
-        _drop_torn_line(path)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._events = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(str(folder / "tensorboard"), flush_secs=30)
+        self._path = folder / "metrics.jsonl"
+        _drop_torn_line(self._path)
+        self._path.touch()
+        self._events = Events(folder / "tensorboard") if tensorboard else None
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Appends one record; it must have a `step`."""
-        self._file.write(json.dumps(dict(record)) + "\n")
-        self._file.flush()
+        """Appends one record; it must have a `step`. Raises OSError where it cannot be written: then none of it is."""
+        append(self._path, (json.dumps(dict(record)) + "\n").encode())
         if self._events is not None:
-            for name, value in record.items():
-                if name != "step" and isinstance(value, int | float):
-                    self._events.add_scalar(name, value, record["step"])
+            self._events.write(record)
 
     def close(self) -> None:
-        self._file.close()
         if self._events is not None:
             self._events.close()
+
+
+class Events:
+    """TensorBoard events, written by the caller: a thread that met a full disk would end, and its queue block."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+
+        folder.mkdir(exist_ok=True)
+        self._writer: Any = EventsWriter(str(folder / "events"))
+        self._flushed = 0.0
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Adds the numbers of a record. After an error, nothing more is added: the file may end in half an event."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        for name, value in record.items():
+            if name != "step" and isinstance(value, int | float):
+                writer.write_event(Event(wall_time=time.time(), step=record["step"], summary=scalar(name, value)))
+        if time.monotonic() - self._flushed > FLUSH:
+            writer.flush()
+            self._flushed = time.monotonic()
+        self._writer = writer
+
+    def close(self) -> None:
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+
+
+def append(path: Path, data: bytes) -> None:
+    """Adds `data` at the end of a file, all of it or, where this raises OSError, nothing."""
+    with open(path, "ab", buffering=0) as file:
+        end, left = file.tell(), data
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -36,16 +36,6 @@ def write(folder, changes, more=""):
     return folder
 
 
-LATER = """
-    import signal, threading, time
-    from train.peers import peers
-    def later():
-        while not peers().several:
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-    if os.environ.get("TESSERA_PROCESS") == "1":
-        threading.Thread(target=later, daemon=True).start()
-"""
 SPEAKING = """
     if index := os.environ.get("TESSERA_PROCESS"):
         print("process", index, "reads its config")
@@ -173,12 +163,6 @@ def test_processes_with_different_configs_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_before_the_first_step_ends_both(tmp_path):
-    code, said = ended(start(write(tmp_path / "two", {}, LATER)), tmp_path / "two")
-    assert code == 75 and "stopped by SIGTERM outside of the training steps" in said and "step 1/" not in said, said
-
-
-@pytest.mark.slow
 def test_an_error_in_one_process_ends_both_with_its_traceback(tmp_path):
     folder = write(tmp_path / "two", {}, BROKEN)
     code, said = ended(start(folder, TESSERA_TRACEBACK="1"), folder)
@@ -186,24 +170,6 @@ def test_an_error_in_one_process_ends_both_with_its_traceback(tmp_path):
     assert re.search(r"process 1 \(.*\) has ended, so this one ends: OSError: the disk of process 1 is gone", said), (
         said
     )
-
-
-@pytest.mark.slow
-def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
-    changes = {"train.steps": 150, "train.eval_every": 0, "train.sample_every": 0, "checkpoint.every_steps": 0}
-    folder = write(tmp_path / "two", changes)
-    process = start(folder)
-    children = wait_for_step(process, folder, 20)
-    os.kill(children[1], signal.SIGTERM)
-    code, said = ended(process, folder)
-    assert code == 75, said
-    stopped = int(re.search(r"stopped by SIGTERM: step (\d+) is saved", said)[1])
-    assert 20 <= stopped < 150 and (folder / "run" / "checkpoints" / str(stopped)).is_dir()
-    assert f"tessera train --config={folder}/config.py --devices=8 --processes=2" in said
-    # It goes on in one process, and nothing was done twice or left out.
-    code, said = ended(start(folder, "--processes=1"), folder)
-    assert code == 0 and f"resuming after step {stopped}" in said, said
-    np.testing.assert_allclose(losses(folder / "run"), losses(alone(folder, changes)), atol=1e-5)
 
 
 @pytest.mark.slow

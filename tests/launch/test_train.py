@@ -1,14 +1,7 @@
 """Training as a user starts it: whole runs of a tiny config, resumed, killed, refused."""
 
-import contextlib
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,17 +16,6 @@ from tests import tiny
 from train.console import Console
 from train.profile import ProfileSteps
 from train.records import RunError, read_metrics
-
-FILE = """
-from pathlib import Path
-from tests import tiny
-def get_config():
-    config = tiny.config(Path({folder!r}))
-    config.train.update(steps=300, eval_every=0)
-    config.checkpoint.update(every_steps=40, keep_last=2)
-    config.model.dropout = 0.1
-    return config
-"""
 
 
 def params_of(folder):
@@ -221,98 +203,3 @@ def test_tokeniser_larger_than_the_table_is_an_error(tmp_path):
     config.model.vocab_size = 100
     with pytest.raises(ValueError, match="model.vocab_size 100 is smaller than the tokeniser's vocabulary of 257"):
         train.run(config)
-
-
-def start(config_file, *flags):
-    """A process group of its own."""
-    command = [sys.executable, "-m", "tessera", "train", f"--config={config_file}", "--devices=1", *flags]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ},
-        process_group=0,
-    )
-
-
-def wait_for_step(process, folder, step):
-    path = folder / "run" / "metrics.jsonl"
-    for _ in range(9000):  # 3 minutes: the machine may be busy
-        if path.exists() and path.read_bytes().count(b'"loss"') >= step:
-            return
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.02)
-    raise AssertionError("the run did not get so far")
-
-
-def test_kill_9_and_ctrl_c_then_the_same_command_gives_the_unbroken_run(tmp_path):
-    """Killed once, stopped by Ctrl-C once, continued twice: parameters bit-equal to a run that nothing disturbed."""
-    broken, whole = tmp_path / "broken", tmp_path / "whole"
-    files = {}
-    for folder in (broken, whole):
-        folder.mkdir()
-        files[folder] = folder / "config.py"
-        files[folder].write_text(FILE.format(folder=str(folder)))
-
-    process = start(files[broken])
-    wait_for_step(process, broken, 60)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    killed_at = len(read_metrics(broken / "run"))
-    assert 60 <= killed_at < 300
-
-    process = start(files[broken])
-    wait_for_step(process, broken, killed_at + 60)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=180)
-    assert process.returncode == 75, said
-    assert re.search(r"resuming after step (40|80|120|160|200|240)\b", said), said
-    assert f"tessera train --config={files[broken]} --devices=1" in said
-    stopped_at = int(re.search(r"stopped by SIGINT: step (\d+) is saved", said)[1])
-
-    process = start(files[broken])
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0 and f"resuming after step {stopped_at}" in said, said
-
-    process = start(files[whole])
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said
-    assert_same_params(broken / "run", whole / "run")
-    losses = [[r["loss"] for r in read_metrics(folder / "run")] for folder in (broken, whole)]
-    assert len(losses[0]) == 300 and losses[0] == losses[1]
-    lost = [read_metrics(folder / "run")[-1]["time/lost"] for folder in (broken, whole)]
-    assert lost[0] > 0 == lost[1]  # what the killed process did behind its last checkpoint
-
-
-def members(group):
-    """The processes of a group that have not ended."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, its = stat.read_text().rpartition(")")[2].split()[:3]
-            found += [int(stat.parent.name)] if int(its) == group and state != "Z" else []
-    return found
-
-
-@pytest.mark.slow
-def test_workers_wait_for_the_last_checkpoint_and_outlive_no_run(tmp_path):
-    (tmp_path / "config.py").write_text(FILE.format(folder=str(tmp_path)))
-    flags = ("--config.data.workers=2", "--config.train.steps=100000")
-    process = start(tmp_path / "config.py", *flags)
-    wait_for_step(process, tmp_path, 10)
-    assert len(members(process.pid)) >= 3
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 75 and re.search(r"stopped by SIGINT: step \d+ is saved", said), said
-    assert "Traceback" not in said and "leaked" not in said, said
-
-    done = len(read_metrics(tmp_path / "run"))
-    process = start(tmp_path / "config.py", *flags)
-    wait_for_step(process, tmp_path, done + 10)
-    process.kill()
-    process.communicate(timeout=60)
-    until = time.monotonic() + 60
-    while left := members(process.pid):
-        assert time.monotonic() < until, left
-        time.sleep(0.1)

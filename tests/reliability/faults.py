@@ -7,6 +7,7 @@ fault happens once: its mark in the folder of the test outlives the process, so 
 
 import functools
 import os
+import resource
 import signal
 import threading
 import time
@@ -22,31 +23,47 @@ def arm(folder: str) -> None:
         what, _, process = what.partition("@")
         if process and process != os.environ.get("TESSERA_PROCESS", "0"):
             continue
-        PLACES[place](when, functools.partial(_once, Path(folder) / f"fault.{number}", ACTIONS[what.split(":")[0]]))
+        PLACES[place](when, functools.partial(_once, Path(folder), f"fault.{number}", ACTIONS[what.split(":")[0]]))
 
 
-def _once(mark: Path, act: Callable[[], None]) -> None:
+def _once(folder: Path, mark: str, act: Callable[[Path], None]) -> None:
     try:
-        mark.touch(exist_ok=False)
+        (folder / mark).touch(exist_ok=False)
     except FileExistsError:
         return
-    act()
+    act(folder)
 
 
-def _signalled(number: int) -> Callable[[], None]:
-    return lambda: os.kill(os.getpid(), number)
+def _signalled(number: int) -> Callable[[Path], None]:
+    return lambda folder: os.kill(os.getpid(), number)
 
 
-def _raise() -> None:
+def _raise(folder: Path) -> None:
     raise RuntimeError("a fault that was placed here")
 
 
-def _hang() -> None:
+def _hang(folder: Path) -> None:
     while True:
         time.sleep(3600)
 
 
-ACTIONS: dict[str, Callable[[], None]] = {
+def _full(folder: Path) -> None:
+    """The run folder, where it is a small disk, is full; elsewhere no file may be longer than 32 KiB."""
+    if not os.path.ismount(folder / "run"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (32768, resource.RLIM_INFINITY))
+        return
+    size = 1 << 20
+    with open(folder / "run" / "filler", "wb", buffering=0) as filler:
+        while size:
+            try:
+                filler.write(bytes(size))
+            except OSError:
+                size //= 2
+
+
+ACTIONS: dict[str, Callable[[Path], None]] = {
+    "nothing": lambda folder: None,
+    "full": _full,
     "sigkill": _signalled(signal.SIGKILL),
     "sigterm": _signalled(signal.SIGTERM),
     "sigint": _signalled(signal.SIGINT),
@@ -78,14 +95,12 @@ def _at_step(when: str, act: Callable[[], None]) -> None:
 
 
 def _between_saves(when: str, act: Callable[[], None]) -> None:
-    """When step `when` was dispatched, and what was saved before it is on disk."""
-    from train.checkpoint import Checkpoints
-
-    made: list[Checkpoints] = []
-    _after(Checkpoints, "__init__", lambda checkpoints, *_, **__: bool(made.append(checkpoints)), act)
+    """When step `when` was dispatched, and what was saved before it is on disk, or has failed."""
 
     def settled() -> None:
-        made[-1].wait()
+        for thread in threading.enumerate():
+            if thread.name in ("async_save", "save_finalize"):
+                thread.join()
         act()
 
     _at_step(when, settled)
@@ -98,6 +113,20 @@ def _in_save(when: str, act: Callable[[], None]) -> None:
     step, _, seconds = when.partition("+")
     later = threading.Timer(float(seconds or 0), act)
     _after(Checkpoints, "save", lambda checkpoints, saved, *_: saved == int(step), later.start)
+
+
+def _in_write(when: str, act: Callable[[], None]) -> None:
+    """In the thread that writes the checkpoint of step `when`, before the step gets its name."""
+    from orbax.checkpoint._src.checkpointers import async_checkpointer as orbax
+
+    name = orbax.atomicity.on_commit_callback
+
+    async def called(folder: Any, *args: Any, **options: Any) -> Any:
+        if str(folder.get_final().name) == when:
+            act()
+        return await name(folder, *args, **options)
+
+    setattr(orbax.atomicity, "on_commit_callback", called)  # noqa: B010
 
 
 def _in_compile(when: str, act: Callable[[], None]) -> None:
@@ -117,5 +146,6 @@ PLACES: dict[str, Callable[[str, Callable[[], None]], None]] = {
     "step": _at_step,
     "between": _between_saves,
     "save": _in_save,
+    "write": _in_write,
     "compile": _in_compile,
 }

@@ -93,6 +93,12 @@ def wait_for_step(process: subprocess.Popen[bytes], folder: Path, step: int) -> 
     raise AssertionError(said(folder))
 
 
+def wait_until_frozen(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Waits until a SIGSTOP has stopped a process."""
+    found = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert found is not None and found.si_code == os.CLD_STOPPED, said(folder)
+
+
 def gone(pid: int) -> bool:
     """Whether a process has ended; one that waits for its parent to look has."""
     try:

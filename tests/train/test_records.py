@@ -19,12 +19,6 @@ def test_a_second_process_is_refused_and_told_who_holds_the_run(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "mine\n"
 
 
-def test_a_folder_that_cannot_be_made_names_its_path(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(RunError, match=str(tmp_path / "file")), open_run(tmp_path / "file" / "run"):
-        pass
-
-
 def test_metrics_are_appended_and_the_last_word_on_a_step_counts(tmp_path):
     log = MetricsLog(tmp_path, tensorboard=False)
     for step in (1, 2, 3):

@@ -76,8 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         values.__dict__["command_line"] = given
         return _run(command, values, rest)
     except BaseException as error:
-        code = explain(error)
-        if code is None:
+        if (code := explain(error)) is None:
             raise
         if code == INTERRUPTED:
             exit_now(code)

@@ -142,7 +142,7 @@ class Events:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Adds the numbers of a record. After an error, nothing more is added: the file may end in half an event."""
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
         from tensorboardX.summary import scalar
 
         writer, self._writer = self._writer, None

@@ -99,7 +99,7 @@ def _between_saves(when: str, act: Callable[[], None]) -> None:
 
     def settled() -> None:
         for thread in threading.enumerate():
-            if thread.name in ("async_save", "save_finalize"):
+            if thread.name.startswith(("async_save", "save_finalize")):
                 thread.join()
         act()
 

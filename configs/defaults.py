@@ -149,6 +149,8 @@ def get_config() -> ConfigDict:
             "sample_tokens": 200,
             "sample_temperature": 0.8,
             "max_skipped": 20,
+            "spike_window": 0,
+            "spike_sigmas": 6.0,
         }
     )
 

@@ -199,13 +199,14 @@ def _assemble(experiment: Experiment, mesh: Mesh, tokenizer: Tokenizer) -> Progr
         clip_norm=experiment.optimizer.clip_norm,
         seed=experiment.seed,
         stochastic_rounding=experiment.optimizer.stochastic_rounding,
+        spike_sigmas=t.spike_sigmas,
     )
-    target = abstract_state(model, optimizer, rules, mesh)
+    target = abstract_state(model, optimizer, rules, mesh, t.spike_window)
     if experiment.optimizer.offload:
         check_host(mesh, "optimizer.offload is True")
         step_fn, target = offloaded(step_fn, target), on_host(target)
     shardings = jax.tree.map(lambda x: x.sharding, target)
-    make = jax.jit(lambda seed: init_state(model, optimizer, seed), out_shardings=shardings)
+    make = jax.jit(lambda seed: init_state(model, optimizer, seed, t.spike_window), out_shardings=shardings)
     return Program(
         mesh=mesh,
         config=config,

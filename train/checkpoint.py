@@ -169,7 +169,8 @@ def _set_aside_unfinished(folder: Path) -> None:
 
 
 def _items(state: State) -> dict[str, Any]:
-    return {"params": state.params, "training": {"step": state.step, "opt_state": state.opt_state}}
+    window = {} if state.spikes is None else {"spikes": state.spikes}
+    return {"params": state.params, "training": {"step": state.step, "opt_state": state.opt_state, **window}}
 
 
 def _goodness(metrics: dict[str, float]) -> float:

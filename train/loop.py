@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from train import spikes
 from train.agreement import Agreement
 from train.checkpoint import Checkpoints
 from train.meter import Meter
@@ -33,7 +34,9 @@ class TrainConfig:
     sample_prompts: tuple[str, ...]  # what the samples begin with; () = no samples
     sample_tokens: int  # length of a sample
     sample_temperature: float  # 0 = greedy
-    max_skipped: int  # updates in a row with a loss or gradient that is not finite, before the run stops
+    max_skipped: int  # updates in a row with a loss or gradient that is not finite, or a spike, before the run stops
+    spike_window: int  # accepted steps that a spike of the loss or gradient norm is told by (128: OLMo 2); 0 = not told
+    spike_sigmas: float  # standard deviations above their mean from which on it is one, and its update is skipped
 
     def __post_init__(self) -> None:
         for field in (
@@ -50,6 +53,8 @@ class TrainConfig:
         for field in ("eval_every", "eval_sequences", "sample_every", "sample_temperature"):
             if not 0 <= getattr(self, field) < float("inf"):
                 raise ValueError(f"train.{field} is {getattr(self, field)}: it must be finite and not negative")
+        if self.spike_window:
+            spikes.check(self.spike_window, self.spike_sigmas, self.steps)
 
 
 def train(
@@ -75,7 +80,7 @@ def train(
     during training their errors are only reported, after the last step they are raised.
 
     Raises:
-        TrainingError: `config.max_skipped` updates in a row were not finite.
+        TrainingError: `config.max_skipped` updates in a row were skipped.
     """
     first = step = int(jax.device_get(state.step))
     phase = meter.clock.phase

@@ -35,7 +35,7 @@ class Meter:
     def __init__(self, rates: Rates, metrics_log: MetricsLog | None, console: Console, clock: Clock) -> None:
         self._rates, self._log, self._console, self.clock = rates, metrics_log, console, clock
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
-        self._skipped = self._skipped_in_row = 0
+        self._skipped = self._spikes = self._skipped_in_row = 0
         self._told: set[str] = set()
         self._settled: tuple[int, dict[str, float]] | None = None
 
@@ -65,7 +65,7 @@ class Meter:
         """Fetches the pending metrics, counts skipped updates, and writes a record where one is due.
 
         Raises:
-            TrainingError: too many updates in a row were not finite.
+            TrainingError: too many updates in a row were skipped.
         """
         if self._pending is None:
             return
@@ -74,7 +74,7 @@ class Meter:
         with self.clock.phase("productive"):
             values = {name: float(value) for name, value in jax.device_get(dict(on_device)).items()}
         self._console.step(step, f"loss {values['loss']:.4f}")
-        self._count_skipped(step, values["skipped"] > 0)
+        self._count_skipped(step, values)
         self._settled = (step, values)
         if step % self._rates.log_every == 0 or step in (self._rates.steps, self._first + 1):
             self._log_step(step, values)
@@ -117,6 +117,7 @@ class Meter:
             **values,
             "tokens": step * tokens,
             "skipped": self._skipped,
+            **({"spikes": self._spikes} if "spikes" in values else {}),
             "tokens_per_second": tokens / per_step,
             "step_seconds": per_step,
             "data_wait": waited / seconds,
@@ -132,19 +133,29 @@ class Meter:
         self._before, self._logged = times, step
         return record
 
-    def _count_skipped(self, step: int, skipped: bool) -> None:
-        if not skipped:
+    def _count_skipped(self, step: int, values: Mapping[str, float]) -> None:
+        if not values["skipped"]:
             self._skipped_in_row = 0
             return
+        spike = bool(values.get("spikes"))
         self._skipped, self._skipped_in_row = self._skipped + 1, self._skipped_in_row + 1
+        self._spikes += spike
         row, batch = self._skipped_in_row, self._rates.global_batch
-        self._console.warn(f"step {step}: loss or gradient not finite, update skipped ({row} in a row)")
-        if row >= self._rates.max_skipped:
-            raise TrainingError(
-                f"{row} updates in a row were not finite: steps {step - row + 1} to {step}, examples "
-                f"{(step - row) * batch} to {step * batch - 1}. Lower optimizer.peak_lr, or look at those batches. "
-                "Parameters and checkpoints hold the last finite update"
-            )
+        why = "a spike of the loss or gradient norm" if spike else "loss or gradient not finite"
+        numbers = f"loss {values['loss']:.4g}, gradient norm {values['grad_norm']:.4g}"
+        self._console.warn(f"step {step}: {why} ({numbers}), update skipped ({row} in a row)")
+        if row < self._rates.max_skipped:
+            return
+        way_out = (
+            "Look at those batches. Where the data change there for good, set train.spike_window to 0"
+            if spike
+            else "Lower optimizer.peak_lr, or look at those batches"
+        )
+        raise TrainingError(
+            f"{row} updates in a row were skipped, the last one for {why}: steps {step - row + 1} to {step}, examples "
+            f"{(step - row) * batch} to {step * batch - 1}. {way_out}. Parameters and checkpoints hold the last update "
+            "that was made"
+        )
 
 
 def _total(times: Mapping[str, float]) -> float:

@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from model import parameters
 from model.parameters import Params
 from model.sharding import ShardingRules
+from train.spikes import Window, empty
 
 
 class State(struct.PyTreeNode):
@@ -20,25 +21,35 @@ class State(struct.PyTreeNode):
     step: Any  # int32 scalar, updates done
     params: Params
     opt_state: Any
+    spikes: Window | None = None  # of the steps before; None, without a leaf, where spikes are not skipped
 
 
-def init_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: jax.Array) -> State:
-    """A fresh state. Run it under `jax.jit` with `out_shardings=state_shardings(...)`."""
+def init_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, seed: jax.Array, spike_window: int = 0
+) -> State:
+    """A fresh state. Run it under `jax.jit` with the shardings of `abstract_state` as `out_shardings`."""
     params = parameters.init(model, jax.random.key(seed))
     # Statistics are f32 whatever the weights are: the gradients that feed them are.
-    return State(jnp.int32(0), params, optimizer.init(jax.tree.map(lambda p: p.astype(jnp.float32), params)))
+    opt_state = optimizer.init(jax.tree.map(lambda p: p.astype(jnp.float32), params))
+    return State(jnp.int32(0), params, opt_state, empty(spike_window))
 
 
 def abstract_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, rules: ShardingRules, mesh: Mesh | AbstractMesh
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    rules: ShardingRules,
+    mesh: Mesh | AbstractMesh,
+    spike_window: int = 0,
 ) -> State:
     """Shapes, types and shardings of the state, without its memory."""
-    shapes = jax.eval_shape(lambda: init_state(model, optimizer, jnp.uint32(0)))
+    shapes = jax.eval_shape(lambda: init_state(model, optimizer, jnp.uint32(0), spike_window))
     weights = parameters.weights(model)
+    everywhere = NamedSharding(mesh, PartitionSpec())
     placed = State(
-        step=NamedSharding(mesh, PartitionSpec()),
+        step=everywhere,
         params=parameters.shardings(weights, rules, mesh),
         opt_state=_optimizer_shardings(shapes.opt_state, weights, rules, mesh),
+        spikes=jax.tree.map(lambda _: everywhere, shapes.spikes),
     )
     return jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), shapes, placed)
 

@@ -1,4 +1,4 @@
-"""One update: gradients summed over microbatches, clipped, applied, unless something is not finite."""
+"""One update: gradients summed over microbatches, clipped, applied, unless something is not finite or a spike."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import optax
 
 from model.losses import Batch, LossFn, Sums
 from model.sharding import ShardingRules
-from train import rounding
+from train import rounding, spikes
 from train.state import State
 
 Metrics = dict[str, jax.Array]
@@ -26,12 +26,15 @@ def make_train_step(
     clip_norm: float,
     seed: int,
     stochastic_rounding: bool,
+    spike_sigmas: float = 6.0,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """A pure `(state, batch) -> (state, metrics)`, for `jax.jit` with shardings and a donated state.
 
     Metrics (f32 scalars): `loss` (nats per predicted token), `grad_norm` (before clipping), `learning_rate`,
-    `tokens` (predicted tokens of the batch), `skipped` (1 where loss or gradient was not finite: the step counts,
-    parameters and optimiser stay as they were), and of a network with experts those of `RoutingSums.metrics`.
+    `tokens` (predicted tokens of the batch), `skipped` (1 where loss or gradient was not finite or a spike: the step
+    counts, parameters and optimiser stay as they were), of a state with a window `spikes` (1 where it was a spike:
+    more than `spike_sigmas` standard deviations above the mean), and of a network with experts those of
+    `RoutingSums.metrics`.
     """
     rounded = rounding.stochastic if stochastic_rounding else rounding.nearest
 
@@ -48,19 +51,25 @@ def make_train_step(
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             rate = jnp.asarray(schedule(state.step), jnp.float32)
             params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-            finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+            accept = jnp.isfinite(loss) & jnp.isfinite(norm)
+            window, spike = state.spikes, None
+            if window is not None:
+                spike = accept & spikes.is_spike(window, loss, norm, spike_sigmas)
+                accept = accept & ~spike
+                window = spikes.after(window, loss, norm, accept)
             old = (state.params, state.opt_state)
             new = rounded((params, opt_state), old, jax.random.fold_in(key, ROUNDING))
-            params, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+            params, opt_state = jax.tree.map(lambda new, old: jnp.where(accept, new, old), new, old)
         metrics = {
             "loss": loss,
             "grad_norm": norm,
             "learning_rate": rate,
             "tokens": sums.weight,
-            "skipped": 1.0 - finite.astype(jnp.float32),
+            "skipped": 1.0 - accept.astype(jnp.float32),
+            **({} if spike is None else {"spikes": spike.astype(jnp.float32)}),
             **({} if sums.routing is None else sums.routing.metrics(sums.weight)),
         }
-        return State(state.step + 1, params, opt_state), metrics
+        return State(state.step + 1, params, opt_state, window), metrics
 
     return train_step
 

@@ -12,6 +12,7 @@ from model.build import build
 from model.losses import Sums, language_model_loss
 from model.sharding import ShardingRules
 from tests import tiny
+from train import spikes
 from train.optimizers import OPTIMIZERS, make_optimizer
 from train.state import State, init_state
 from train.step import gradients
@@ -88,6 +89,75 @@ def test_what_is_not_finite_touches_neither_parameters_nor_optimiser(bad):
         (np.asarray(a) != np.asarray(b)).any()
         for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(again.params), strict=True)
     )
+
+
+def test_a_spike_is_told_as_numpy_tells_it():
+    """Row 25. Sample deviation of the last W accepted steps, of loss and norm; from max(20, W/2) of them on."""
+    rng, length, sigmas = np.random.default_rng(0), 24, 2.0
+    window, accepted, skipped = spikes.empty(length), [], []
+    step = jax.jit(lambda w, loss, norm: (spikes.is_spike(w, loss, norm, sigmas), w))
+    for number in range(120):
+        loss, norm = rng.normal(5, 1), rng.gamma(2.0)
+        values = np.float32([loss, norm])
+        last = np.float64(accepted[-length:])
+        expected = len(accepted) >= 20 and bool((values > last.mean(0) + sigmas * last.std(0, ddof=1)).any())
+        spike, window = step(window, *values)
+        assert bool(spike) == expected, number
+        window = spikes.after(window, *values, ~spike)
+        (skipped if expected else accepted).append(values)
+    assert len(skipped) > 5 and int(window.accepted) == len(accepted) > 2 * length
+    np.testing.assert_array_equal(sorted(map(tuple, window.values.T)), sorted(map(tuple, accepted[-length:])))
+
+
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_a_spike_touches_nothing_and_the_step_after_it_counts(microbatches):
+    """Row 25. A batch of other targets, on which a network that learned its own by heart has a loss far above."""
+    c = dataclasses.replace(tiny.OPTIMIZER, schedule="constant", peak_lr=1e-3)
+    model = build(tiny.GPT)
+    optimizer = make_optimizer(c, parameters.weights(model), RULES)
+    step = jax.jit(tiny.train_step(language_model_loss(model), optimizer, c, microbatches))
+    state = jax.jit(lambda: init_state(model, optimizer, jnp.uint32(0), 20))()
+    for _ in range(25):
+        state, metrics = step(state, tiny.batch())
+        assert float(metrics["skipped"]) == float(metrics["spikes"]) == 0
+    wild = tiny.batch()
+    wild["weights"] = 1 - wild["weights"]
+    wild["inputs"] = np.zeros_like(wild["inputs"])
+    after, metrics = step(state, wild)
+    assert float(metrics["skipped"]) == float(metrics["spikes"]) == 1 and int(after.step) == 26
+    for a, b in zip(jax.tree.leaves(state.replace(step=0)), jax.tree.leaves(after.replace(step=0)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    poisoned = tiny.batch()
+    poisoned["weights"][0, 0] = np.nan
+    after, metrics = step(after, poisoned)
+    assert (float(metrics["skipped"]), float(metrics["spikes"])) == (1, 0)
+    assert np.isfinite(after.spikes.values).all()
+    again, metrics = step(after, tiny.batch())
+    assert float(metrics["skipped"]) == 0 and int(again.spikes.accepted) == 26
+
+
+def test_a_state_without_a_window_has_no_leaf_for_it():
+    _, step, state = made()
+    assert (
+        state.spikes is None
+        and len(jax.tree.leaves(state)) == len(jax.tree.leaves((state.params, state.opt_state))) + 1
+    )
+    assert "spikes" not in step(state, tiny.batch())[1]
+
+
+@pytest.mark.parametrize(
+    ("window", "sigmas", "steps", "says"),
+    [
+        (19, 6.0, 1000, "told by 20 accepted steps"),
+        (128, 6.0, 64, "after 64 accepted"),
+        (128, 0.5, 1000, "every sixth"),
+    ],
+)
+def test_a_window_that_never_skips_or_always_is_refused(window, sigmas, steps, says):
+    """Row 25."""
+    spikes.check(128, 6.0, 65)
+    with pytest.raises(ValueError, match=says):
+        spikes.check(window, sigmas, steps)
 
 
 def test_each_step_and_microbatch_has_a_key_of_its_own():

@@ -3,8 +3,6 @@
 import difflib
 import importlib
 import os
-import re
-import runpy
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -14,12 +12,16 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from launch.config_file import UsageError, config_path, explain_config, unknown_key, wrong_type
 from launch.memory import accelerated, keep_memory
 from train.peers import START_AGAIN, Stopped, exit_now
 
 OK, FAILED, USAGE, BAD_DATA, IO, CONFIG, INTERRUPTED = 0, 1, 2, 65, 74, 78, 130  # sysexits.h; and START_AGAIN
 
-DATA = ("build", "clean", "tokenizer", "inspect", "augment")  # `tessera data NAME`, each in launch/data_NAME.py
+GROUPS = {  # commands of two words, `tessera data build`, each in a file of its own, launch/data_build.py
+    "data": ("build", "clean", "tokenizer", "inspect", "augment"),
+    "checkpoint": ("ls", "inspect", "verify", "prune"),
+}
 COMMANDS = {
     "train": (
         "train, or continue, the run of a config",
@@ -39,7 +41,11 @@ COMMANDS = {
         "unigram to GPT on one text for equal training time, in one picture",
         "tessera history --config=configs/gpt_demo.py [--minutes=3] [--out=runs/history]",
     ),
-    "data": (f"from raw text to exact batches: {', '.join(DATA)}", "tessera data COMMAND --help"),
+    "data": (f"from raw text to exact batches: {', '.join(GROUPS['data'])}", "tessera data COMMAND --help"),
+    "checkpoint": (
+        f"look after the checkpoints of a run: {', '.join(GROUPS['checkpoint'])}",
+        "tessera checkpoint COMMAND --help",
+    ),
     "plot": ("draw runs in one picture", "tessera plot runs/a runs/b [--out=runs.png]"),
     "plan": (
         "compile the step of a config for devices that are not here: does it fit, who waits for whom, how long",
@@ -48,13 +54,9 @@ COMMANDS = {
     "doctor": ("look at this machine: versions, devices, mesh, disk", "tessera doctor [--devices=8]"),
 }
 CONFIGURED = ("train", "history", "data build", "plan")  # commands that take an experiment
-# Commands with arguments that are no flags; data commands look for themselves.
+# Commands with arguments that are no flags; those of two words look for themselves.
 POSITIONAL = ("plot", "import", "export", "supervise")
 FUNCTIONS = {"import": "import_model", "export": "export_model"}  # `import` is a word of Python
-
-
-class UsageError(ValueError):
-    """A command line that cannot be understood."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK if arguments else USAGE
     try:
         command, arguments = _command(arguments)
-        if command == "data":
-            print(_data_overview())
+        if command in GROUPS:
+            print(_group_overview(command))
             return OK
         values = _define(command, arguments)
         if any(argument in ("-h", "--help") for argument in arguments):
@@ -99,35 +101,36 @@ def explain(error: BaseException) -> int | None:
 
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
-    """The command, "data" with the word after it (if that is no call for help), and the arguments behind it."""
-    command, rest, known = arguments[0], _joined(arguments[1:]), COMMANDS.keys()
-    if command == "data":
+    """The command, of two words in a group (or the group alone, at a call for help), and the arguments behind it."""
+    command, rest, known = arguments[0], _joined(arguments[1:]), list(COMMANDS)
+    group = command if command in GROUPS else None
+    if group:
         if not rest or rest[0] in ("-h", "--help", "help"):
-            return command, rest
-        command, rest, known = f"data {rest[0]}", rest[1:], [f"data {name}" for name in DATA]
+            return group, rest
+        command, rest, known = f"{group} {rest[0]}", rest[1:], [f"{group} {name}" for name in GROUPS[group]]
     if command in known:
         return command, rest
     near = difflib.get_close_matches(command, known, n=1)
-    overview = _data_overview() if command.startswith("data ") else _overview()
+    overview = _group_overview(group) if group else _overview()
     raise UsageError(f"no command {command!r}" + (f": did you mean {near[0]!r}?" if near else f"\n{overview}"))
 
 
-def _data_module(command: str) -> Any:
-    """The file of a data command, which says its usage, its flags and what it does."""
-    return importlib.import_module(f"launch.{command.replace(' ', '_')}")
+def _module(command: str) -> Any:
+    """The file of a command of two words, which says its usage, its flags and what it does; None for one word."""
+    return importlib.import_module(f"launch.{command.replace(' ', '_')}") if " " in command else None
 
 
 def _usage(command: str) -> tuple[str, str]:
-    return _data_module(command).USAGE if command.startswith("data ") else COMMANDS[command]
+    return module.USAGE if (module := _module(command)) else COMMANDS[command]
 
 
 def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
-    if command.startswith("data "):
-        return _data_module(command).run(values, rest)
+    if module := _module(command):
+        return module.run(values, rest)
     if rest and command not in POSITIONAL:
         raise UsageError(f"tessera {command} takes no {rest[0]!r}: {COMMANDS[command][1]}")
     if command == "train" and values.print_config:
-        print(_explain(values.config, values.config_file, values.given))
+        print(explain_config(values.config, values.config_file, values.given))
         return OK
     if command == "generate" and not values.run:
         raise UsageError(f"which run? {COMMANDS['generate'][1]}")
@@ -190,8 +193,8 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
         config_flags.DEFINE_config_file(
             "config", None, "the experiment, a Python file", flag_values=values, sys_argv=["tessera", *arguments]
         )
-    if command.startswith("data "):
-        _data_module(command).define(values)
+    if module := _module(command):
+        module.define(values)
     if command in ("train", "doctor", "history"):
         flags.DEFINE_integer(
             "devices", 0, "emulate so many devices on the CPU; 0: the devices of this machine", 0, flag_values=values
@@ -270,46 +273,22 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
 def _parse(command: str, values: Any, arguments: Sequence[str]) -> list[str]:
     """Parses, and says what is wrong in the words of the config."""
     try:
-        path = _config_path(arguments)
+        path = config_path(arguments)
         arguments = [f"--config={path}" if a.startswith("--config=") else a for a in arguments]
         rest = values(["tessera", *arguments])[1:]
     except flags.IllegalFlagValueError as error:
-        raise UsageError(_wrong_type(str(error), path)) from error
+        raise UsageError(wrong_type(str(error), path)) from error
     except AttributeError as error:  # from ml_collections: an unknown key, with the nearest name
-        raise UsageError(_unknown_key(str(error))) from error
+        raise UsageError(unknown_key(str(error))) from error
     except (KeyError, TypeError) as error:
         if "Did you mean" in str(error):  # the same, of a section
-            raise UsageError(_unknown_key(str(error.args[0]))) from error
+            raise UsageError(unknown_key(str(error.args[0]))) from error
         raise UsageError(f"config: {error}") from error
     if "config" in values and values.config is None:
         raise UsageError(f"which experiment? {_usage(command)[1]}")
     values.__dict__["config_file"] = path
     values.__dict__["given"] = [a[len("--config.") :].split("=")[0] for a in arguments if a.startswith("--config.")]
     return rest
-
-
-def _unknown_key(message: str) -> str:
-    """ml_collections' "Did you mean …" in one line."""
-    near = re.search(r'Did you mean "([^"]+)" instead of "([^"]+)"', message)
-    if near:
-        return f"unknown config key {near[2]!r}: did you mean {near[1]!r}? (--print_config shows all)"
-    return f"unknown config key: {message} (--print_config shows all)"
-
-
-def _wrong_type(message: str, path: str | None) -> str:
-    """`flag --config.train.steps=x: invalid literal …` in terms of the leaf: its name, the value, what it must be."""
-    found = re.match(r"flag --config\.([\w.]+)=(.*?): ", message, re.DOTALL)
-    if not found or path is None:
-        return message.removeprefix("flag ")
-    node = runpy.run_path(path)["get_config"]()
-    for part in found[1].split("."):
-        kind = node.get_type(part)
-        node = node[part]
-    return f"config.{found[1]}={found[2]!r}: it must be {_kind(kind)}, as {node!r} is"
-
-
-def _kind(kind: type) -> str:
-    return {int: "an int", float: "a float", bool: "true or false", tuple: "a tuple"}.get(kind, f"a {kind.__name__}")
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
@@ -321,34 +300,6 @@ def _joined(arguments: Sequence[str]) -> list[str]:
         else:
             out.append(argument)
     return out
-
-
-def _config_path(arguments: Sequence[str]) -> str | None:
-    """The config file, as given or among the configs that come with Tessera."""
-    given = [a.split("=", 1)[1] for a in arguments if a.startswith("--config=")]
-    if not given:
-        return None
-    path = Path(given[-1]).expanduser()
-    shipped = Path(__file__).resolve().parent.parent / "configs"
-    for candidate in (path, shipped / path.name, shipped / f"{path.name}.py"):
-        if candidate.is_file():
-            return str(candidate)
-    names = sorted(p.stem for p in shipped.glob("*.py") if p.stem not in ("__init__", "defaults"))
-    near = difflib.get_close_matches(path.stem, names, n=1)
-    hint = f"did you mean configs/{near[0]}.py?" if near else f"there are {', '.join(names)}"
-    raise UsageError(f"no config file {path} (tried {path.absolute()}): {hint}")
-
-
-def _explain(config: Any, path: str, given: Sequence[str]) -> str:
-    """Every leaf with its value and its source."""
-    from configs import defaults
-    from launch.leaves import flat
-
-    base, lines = flat(defaults.get_config()), []
-    for name, value in flat(config).items():
-        source = "command line" if name in given else ("defaults" if base.get(name) == value else path)
-        lines.append(f"{name:<32} {value!r:<32} {source}")
-    return "\n".join(lines)
 
 
 def _emulate(devices: int) -> None:
@@ -379,9 +330,9 @@ def _overview() -> str:
     return f"Tessera: language models in JAX and Flax\n\n{_listed(COMMANDS)}\n\ntessera COMMAND --help says more"
 
 
-def _data_overview() -> str:
-    usages = {name: _usage(f"data {name}") for name in DATA}
-    return f"tessera data: {COMMANDS['data'][0]}\n\n{_listed(usages)}\n\ntessera data COMMAND --help says more"
+def _group_overview(group: str) -> str:
+    usages = {name: _usage(f"{group} {name}") for name in GROUPS[group]}
+    return f"tessera {group}: {COMMANDS[group][0]}\n\n{_listed(usages)}\n\n{COMMANDS[group][1]} says more"
 
 
 def _listed(usages: Mapping[str, tuple[str, str]]) -> str:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from launch.columns import aligned
+
 if TYPE_CHECKING:
     from data.corpus import Corpus
 
@@ -47,14 +49,7 @@ def table(corpus: "Corpus") -> str:
         for split, store in (("train", splits.train), ("held_out", splits.held_out)):
             counts = (f"{store.num_documents:,}", f"{store.num_tokens:,}", f"{store.num_bytes / 1e6:,.1f}")
             rows.append((name or "-", split, *counts, f"{store.num_bytes / store.num_tokens:.2f}", str(store.folder)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(w) if 2 <= at <= 5 else cell.ljust(w)
-            for at, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    lines = [aligned(rows, right=(2, 3, 4, 5))]
     tokenizer = corpus.tokenizer
     lines.append(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} ids, fingerprint {tokenizer.fingerprint}")
     return "\n".join(lines)

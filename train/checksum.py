@@ -33,7 +33,10 @@ def checksums(tree: Any) -> dict[str, str]:
 
 
 def part_sums(part: Any, start: Sequence[int], shape: Sequence[int]) -> jax.Array:
-    """Two sums, uint32 (2,), of a part of an array of `shape` that begins at `start`: those of all parts add up."""
+    """Two sums, uint32 (2,), of a part of an array of `shape` that begins at `start`: those of all parts add up.
+
+    `start` may be arrays of uint32, modulo 2^32: one compilation then serves all parts of one shape.
+    """
     part = jnp.asarray(part)
     if part.dtype == jnp.bool_:
         part = part.astype(jnp.uint8)
@@ -42,7 +45,8 @@ def part_sums(part: Any, start: Sequence[int], shape: Sequence[int]) -> jax.Arra
     words = bits.shape[part.ndim :]  # two of 32 bits, where an element has 64
     for axis, size in reversed(list(enumerate((*shape, *words)))):
         first = start[axis] if axis < len(shape) else 0
-        own = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) + jnp.uint32(first % 2**32)
+        first = first if isinstance(first, jax.Array) else jnp.uint32(first % 2**32)
+        own = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) + first
         places, stride = places + own * jnp.uint32(stride % 2**32), stride * size
     hashed = _mixed(bits ^ (places * jnp.uint32(PLACE)))
     second = hashed * (places * jnp.uint32(2 * SECOND % 2**32) + jnp.uint32(1))  # an odd factor

@@ -61,3 +61,9 @@ def test_large_places_wrap_and_do_not_fail():
 
 def test_leaves_are_named_by_path():
     assert list(checksums({"a": [np.ones(1), {"b": np.ones(())}]})) == ["/a/0", "/a/1/b"]
+
+
+def test_a_start_may_be_known_late():
+    x, start = array("float32", (7, 6)), np.array([2, 3], np.uint32)
+    late = jax.jit(lambda part, start: part_sums(part, tuple(start), x.shape))(x[2:4, 3:], start)
+    np.testing.assert_array_equal(late, part_sums(x[2:4, 3:], (2, 3), x.shape))

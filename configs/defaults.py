@@ -151,6 +151,7 @@ def get_config() -> ConfigDict:
             "max_skipped": 20,
             "spike_window": 0,
             "spike_sigmas": 6.0,
+            "stuck_after": 1800.0,  # longer than the longest save or sample of most
         }
     )
 

@@ -29,6 +29,7 @@ from train.meter import Meter, Rates
 from train.peers import START_AGAIN, peers
 from train.profile import Profiler, ProfileSteps
 from train.records import MetricsLog, read_lines
+from train.watchdog import Watchdog
 
 DONE = 0
 
@@ -79,7 +80,7 @@ def run(
         )
         if about := described(rows):
             console.say(about)
-        evaluate = group.alike("evaluation", scores.evaluator(experiment, program, corpus))
+        evaluate = group.alike("evaluation", scores.evaluator(experiment, program, corpus, clock.tick))
         sample = group.alike("sample", scores.sampler(experiment, program, folder, console))
         record = same_run(folder, config, program.config, program.tokenizer, corpus, experiment, console)
         checkpoints = Checkpoints(folder / "checkpoints", experiment.checkpoint, program.tokenizer.fingerprint)
@@ -115,7 +116,8 @@ def run(
         closing.callback(log.close if log else lambda: None)
         closing.callback(console.stop)
         batches = closing.enter_context(contextlib.closing(loader.iterate(done or 0)))
-        with StopSignal() as stop, answered(known, mesh.shape, compiled):
+        watchdog = Watchdog(experiment.train.stuck_after, clock)
+        with StopSignal() as stop, answered(known, mesh.shape, compiled), watchdog:
             state = train(
                 state or program.init(experiment.seed),
                 compiled,

@@ -17,6 +17,7 @@ from train.console import duration
 # the time until a supervisor's next start.
 # other: all that has no name, such as opening files and restoring.
 PHASES = ("productive", "compile", "data", "evaluation", "sample", "checkpoint", "other", "lost")
+LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"  # what comes before it
 COMPILED = "/jax/core/compile/backend_compile_duration"  # also where the program comes from the persistent cache
 
 
@@ -36,6 +37,7 @@ class Clock:
         self.seconds = {phase: 0.0 for phase in PHASES} | dict(earlier or {})
         self.compiles = self.recompiles = 0
         self._now, self._phase, self._since = now, "other", now()
+        self._compiling = False
         self._thread, self._entered, self._compiled = threading.get_ident(), Counter(), []
 
     def __enter__(self) -> "Clock":
@@ -52,7 +54,7 @@ class Clock:
 
     def lose(self, since: float) -> None:
         """Counts the time from `since` (Unix time) to the beginning of this clock as lost; call it before `carry`."""
-        self._switch(self._phase)
+        self.tick()
         self.seconds["lost"] += max(0.0, time.time() - since - sum(self.seconds.values()))
 
     @contextlib.contextmanager
@@ -72,20 +74,32 @@ class Clock:
 
     def read(self) -> dict[str, float]:
         """For a record: `time/PHASE` in seconds, `goodput` from 0 to 1, and how often XLA compiled in this process."""
-        self._switch(self._phase)
+        self.tick()
         total = sum(self.seconds.values())
         times = {f"time/{phase}": seconds for phase, seconds in self.seconds.items()}
         goodput = self.seconds["productive"] / total if total else 0.0
         return {**times, "goodput": goodput, "compiles": self.compiles, "recompiles": self.recompiles}
 
+    def tick(self) -> None:
+        """Notes that the phase gets on."""
+        self._switch(self._phase)
+
+    def idle(self) -> float:
+        """Seconds since a phase began, ended or got on; 0 while something is compiled. From any thread."""
+        return 0.0 if self._compiling or self._phase == "compile" else self._now() - self._since
+
     def _switch(self, phase: str) -> str:
-        now = self._now()
+        now, self._compiling = self._now(), False
         self.seconds[self._phase] += now - self._since
         before, self._phase, self._since = self._phase, phase, now
         return before
 
     def _heard(self, event: str, duration_secs: float, **kwargs: Any) -> None:
-        if event != COMPILED or threading.get_ident() != self._thread:
+        if event not in (LOWERED, COMPILED) or threading.get_ident() != self._thread:
+            return
+        self.tick()
+        self._compiling = event == LOWERED
+        if self._compiling:
             return
         self.compiles += 1
         self._compiled.append(str(kwargs.get("fun_name", "a program")))

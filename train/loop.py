@@ -37,6 +37,7 @@ class TrainConfig:
     max_skipped: int  # updates in a row with a loss or gradient that is not finite, or a spike, before the run stops
     spike_window: int  # accepted steps that a spike of the loss or gradient norm is told by (128: OLMo 2); 0 = not told
     spike_sigmas: float  # standard deviations above their mean from which on it is one, and its update is skipped
+    stuck_after: float  # seconds without a step, an evaluation batch or a save, upon which the process ends; 0 = off
 
     def __post_init__(self) -> None:
         for field in (
@@ -50,7 +51,7 @@ class TrainConfig:
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"train.{field} is {getattr(self, field)}: it must be at least 1")
-        for field in ("eval_every", "eval_sequences", "sample_every", "sample_temperature"):
+        for field in ("eval_every", "eval_sequences", "sample_every", "sample_temperature", "stuck_after"):
             if not 0 <= getattr(self, field) < float("inf"):
                 raise ValueError(f"train.{field} is {getattr(self, field)}: it must be finite and not negative")
         if self.spike_window:

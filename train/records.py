@@ -27,6 +27,7 @@ HARMLESS_TRAIN = (
     "sample_tokens",
     "sample_temperature",
     "max_skipped",
+    "stuck_after",
     "microbatches",
     "loss_chunks",
 )

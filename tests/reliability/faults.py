@@ -5,6 +5,7 @@ comes before the second colon is a place, see `PLACES`; what comes after it is w
 fault happens once: its mark in the folder of the test outlives the process, so a run that is started again is spared.
 """
 
+import ctypes
 import functools
 import os
 import resource
@@ -47,6 +48,10 @@ def _hang(folder: Path) -> None:
         time.sleep(3600)
 
 
+def _hold(folder: Path) -> None:
+    ctypes.PyDLL(None).sleep(3600)  # with the interpreter's lock: no other thread runs
+
+
 def _full(folder: Path) -> None:
     """The run folder, where it is a small disk, is full; elsewhere no file may be longer than 32 KiB."""
     if not os.path.ismount(folder / "run"):
@@ -70,6 +75,7 @@ ACTIONS: dict[str, Callable[[Path], None]] = {
     "sigstop": _signalled(signal.SIGSTOP),
     "raise": _raise,
     "hang": _hang,
+    "hold": _hold,
 }
 
 

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from launch import cli, supervise
+from tests.reliability import harness
 
 # A process that ends as the next word of plan.txt says, with a code or by a signal (-9).
 CHILD = """
@@ -112,3 +115,21 @@ def test_the_command_line(tmp_path, capfd):
     words = ["supervise", "--", "train", "--config=gpt_demo", "--print_config"]
     call = f"import sys; from launch.cli import main; code = main({words}); sys.exit(code or 'jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", call], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stuck_shows_its_threads_and_is_started_again(tmp_path):
+    """Row 10. First Python waits for ever, then C code that keeps the interpreter's lock."""
+    folder = harness.write(tmp_path / "two", {"train.stuck_after": 10.0})
+    fault = "step:7:hang@1,step:12:hold@1"
+    process = harness.start(folder, "--processes=2", before=("supervise", "--backoff=0", "--"), FAULT=fault)
+    code, said = harness.end(process, folder)
+    assert code == 0 and "resuming after step 5" in said and "resuming after step 10" in said, said
+    first, second = said.split("resuming after step 5")
+    why = r"no step, evaluation batch or save for \d+ s \(train.stuck_after is 10\)"
+    assert re.search(rf"tessera: {why}: this is what each thread does", first)
+    assert re.search(r'\[process 1\]   File ".*faults.py", line \d+ in _hang', first)
+    assert re.search(rf"process \d \(.*\) has ended, so this one ends: {why}", first)
+    assert re.search(r'\[process 1\]   File ".*faults.py", line \d+ in _hold', second)
+    lines = (folder / "run" / "restarts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["ended"] for line in lines] == ["code 75", "SIGALRM"]

@@ -4,9 +4,10 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from train.goodput import PHASES, Clock, Recompiled, breakdown, earlier_seconds
+from train.goodput import LOWERED, PHASES, Clock, Recompiled, breakdown, earlier_seconds
 
 
 class Time:
@@ -44,6 +45,28 @@ def test_the_time_until_a_supervisor_starts_again_is_lost():
     clock.carry({"productive": 150.0})
     read = clock.read()
     assert 49 < read["time/lost"] < 52 and 0.6 < read["goodput"] < 0.75
+
+
+def test_a_clock_knows_how_long_nothing_got_on_and_that_a_compiler_works():
+    time, seen = Time(), []
+
+    def passes(event, seconds, **_):
+        time.passes(30)
+        if event == LOWERED:
+            seen.append(clock.idle())
+
+    with Clock(now=time) as clock, clock.phase("evaluation"):
+        time.passes(7)
+        assert clock.idle() == 7
+        clock.tick()
+        assert clock.idle() == 0
+        jax.monitoring.register_event_duration_secs_listener(passes)  # hears each event after the clock
+        try:
+            jax.jit(lambda x: jnp.tan(x) @ jnp.cos(x).T)(np.ones((4, 9)))
+        finally:
+            jax.monitoring.unregister_event_duration_listener(passes)
+        assert seen == [0] and clock.idle() == 30
+    assert clock.read()["time/evaluation"] >= 67
 
 
 def test_an_error_ends_its_phase():

@@ -2,7 +2,7 @@
 
 The experiments beside this file start from these values and state what differs. The meaning and unit of each leaf
 stand at the frozen dataclass that it becomes: `ModelConfig`, `DataConfig`, `ObjectiveConfig`, `OptimizerConfig`,
-`TrainConfig`, `CheckpointConfig`, `MeshConfig`, `ShardingRules`, `RunConfig`.
+`TrainConfig`, `CheckpointConfig`, `ChecksConfig`, `MeshConfig`, `ShardingRules`, `RunConfig`.
 """
 
 from ml_collections import ConfigDict
@@ -158,6 +158,8 @@ def get_config() -> ConfigDict:
     config.checkpoint = ConfigDict(
         {"every_steps": 500, "every_minutes": 10.0, "keep_last": 2, "keep_best": 1, "keep_every_steps": 0}
     )
+
+    config.checks = ConfigDict({"replicas_every": 0, "repeat_every": 0})
 
     # -1: all the devices that the other axes leave.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "context": 1, "expert": 1, "stage": 1, "slices": -1})

@@ -13,6 +13,7 @@ from data.objectives.objectives import ObjectiveConfig
 from model.config import ModelConfig
 from model.sharding import PRESETS, ShardingRules, parse_axes
 from train.checkpoint import CheckpointConfig
+from train.checks import ChecksConfig
 from train.loop import TrainConfig
 from train.mesh import MeshConfig
 from train.optimizers import OptimizerConfig
@@ -28,6 +29,7 @@ SECTIONS = {
     "optimizer",
     "train",
     "checkpoint",
+    "checks",
     "mesh",
     "sharding",
     "expect",
@@ -46,6 +48,7 @@ class Experiment:
     optimizer: OptimizerConfig
     train: TrainConfig
     checkpoint: CheckpointConfig
+    checks: ChecksConfig
     mesh: MeshConfig
     rules: ShardingRules
 
@@ -70,6 +73,7 @@ def read(config: Any) -> Experiment:
         optimizer=section(OptimizerConfig, "optimizer", config.optimizer),
         train=section(TrainConfig, "train", config.train),
         checkpoint=section(CheckpointConfig, "checkpoint", config.checkpoint),
+        checks=section(ChecksConfig, "checks", config.checks),
         mesh=section(MeshConfig, "mesh", config.mesh),
         rules=sharding_rules(config.sharding),
     )

@@ -121,6 +121,7 @@ def check_on(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
             "optimizer.stochastic_rounding is True, but moments and parameters are float32, which nothing rounds: set "
             "optimizer.moments_dtype or model.param_dtype to bfloat16, or leave it False"
         )
+    experiment.checks.check(mesh.size)
     check_cut(experiment.model, rules, dict(mesh.shape))
     check_objective(experiment.objective, experiment.model.max_length)
     check_stages(experiment.data, experiment.train.steps)

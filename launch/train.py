@@ -21,6 +21,7 @@ from launch.rows import described, train_rows
 from model.config import flops_per_sequence
 from train.agreement import Agreement
 from train.checkpoint import Checkpoints
+from train.checks import Checks
 from train.console import Console
 from train.goodput import Clock, breakdown, earlier_seconds
 from train.loop import StopSignal, train
@@ -110,6 +111,7 @@ def run(
         known = dataclasses.replace(experiment, model=vocabulary)  # with what only the tokeniser could say
         with clock.phase("compile"), answered(known, mesh.shape):
             compiled, seconds = program.compile()
+            checks = Checks(experiment.checks, compiled, program.target)
         rates = _rates(experiment, program)
         header.show(console, program, compiled, seconds, rates, folder, done)
         log = MetricsLog(folder, tensorboard=experiment.run.tensorboard) if group.first else None
@@ -127,6 +129,7 @@ def run(
                 evaluate=evaluate,
                 sample=sample,
                 checkpoints=checkpoints,
+                checks=checks,
                 meter=Meter(rates, log, console, clock),
                 profiler=Profiler(folder / "profile", profile if group.first else None, console.say),
                 stop=stop,

@@ -19,6 +19,7 @@ from model.build import build
 from model.config import ModelConfig, flops_per_sequence
 from model.sharding import ShardingRules
 from train.checkpoint import CheckpointConfig
+from train.checks import ChecksConfig
 from train.loop import TrainConfig
 from train.mesh import MeshConfig
 from train.optimizers import OptimizerConfig
@@ -34,6 +35,7 @@ SECTIONS = {
     "optimizer": OptimizerConfig,
     "train": TrainConfig,
     "checkpoint": CheckpointConfig,
+    "checks": ChecksConfig,
     "mesh": MeshConfig,
 }
 

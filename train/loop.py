@@ -13,6 +13,7 @@ import numpy as np
 from train import spikes
 from train.agreement import Agreement
 from train.checkpoint import Checkpoints
+from train.checks import Checks
 from train.meter import Meter
 from train.peers import peers
 from train.profile import Profiler
@@ -68,6 +69,7 @@ def train(
     evaluate: Callable[[Any], dict[str, float]],
     sample: Callable[[Any, int], None],
     checkpoints: Checkpoints,
+    checks: Checks,
     meter: Meter,
     profiler: Profiler,
     stop: "StopSignal",
@@ -81,7 +83,8 @@ def train(
     during training their errors are only reported, after the last step they are raised.
 
     Raises:
-        TrainingError: `config.max_skipped` updates in a row were skipped.
+        TrainingError: `config.max_skipped` updates in a row were skipped, or a step gave other numbers the second time.
+        ReplicasDiffer: copies of the same weights differ.
     """
     first = step = int(jax.device_get(state.step))
     phase = meter.clock.phase
@@ -92,6 +95,7 @@ def train(
         with phase("data"):
             batch = place(next(batches))
         profiler.before(step + 1)
+        checks.before(step + 1, state)
         with phase("productive"), jax.transfer_guard("disallow"):
             state, metrics = train_step(state, batch)
         peers().reach(step + 1)
@@ -101,6 +105,7 @@ def train(
         with phase("productive"):  # with several processes: waits for the previous step, as `settle` does
             stopping, overdue = agreement.largest(stop.number, checkpoints.overdue())
         profiler.after(step, metrics)
+        checks.after(step, state, batch)
         last, eval_loss = step == config.steps, None
         if stopping and not last:
             continue  # leaves the loop: a run that is stopped does not wait for an evaluation
@@ -117,6 +122,7 @@ def train(
             if last or overdue or checkpoints.due(step):
                 meter.settle()
                 with phase("checkpoint"):
+                    checks.replicas(step, state)
                     checkpoints.save(step, state, eval_loss)
                 agreement.forget()  # the clock was asked before this save
         if _due(step, config.log_every):
@@ -130,6 +136,7 @@ def train(
     profiler.stop()
     with phase("checkpoint"):
         if step > first:
+            checks.replicas(step, state)
             checkpoints.save(step, state)
         checkpoints.wait()
     meter.finish()

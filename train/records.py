@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 # A resumed run may differ in these: they change where, how often and how long, not what is computed from which data.
-HARMLESS = ("run.", "checkpoint.", "mesh.", "sharding.", "expect.")
+HARMLESS = ("run.", "checkpoint.", "checks.", "mesh.", "sharding.", "expect.")
 HARMLESS_DATA = ("cache_dir", "prefetch", "workers", "language", "licence", "max_epochs")  # no batch depends on them
 HARMLESS_TRAIN = (
     "steps",

@@ -67,7 +67,7 @@ class Clock:
         finally:
             again, self._compiled = self._compiled, compiled
             self._switch(before)
-            self._entered[name] += 1
+        self._entered[name] += 1  # one that failed may not have come to its compiling
         if again and name != "compile" and self._entered[name] > 1:
             self.recompiles += len(again)
             warnings.warn(f"{name} compiled again: {', '.join(again)}", Recompiled, stacklevel=3)

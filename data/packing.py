@@ -12,6 +12,7 @@ import numpy as np
 from data.atomic import new_folder, remove_leftovers, write_file
 from data.config import PACKING
 from data.errors import DataError
+from data.json_text import parse_json
 from data.objectives.examples import Objective
 from data.store.store import TokenStore
 
@@ -199,7 +200,7 @@ def _save(folder: Path, plan: Plan) -> None:
 def _load(folder: Path) -> Plan:
     """A plan whose arrays are read-only maps of the disk."""
     try:
-        counts = json.loads((folder / "plan.json").read_bytes())
+        counts = parse_json((folder / "plan.json").read_bytes())
         arrays: dict[str, Any] = {
             name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in ("starts", "lengths", "row_starts")

@@ -284,6 +284,8 @@ def _parse(command: str, values: Any, arguments: Sequence[str]) -> list[str]:
         if "Did you mean" in str(error):  # the same, of a section
             raise UsageError(unknown_key(str(error.args[0]))) from error
         raise UsageError(f"config: {error}") from error
+    except (MemoryError, RecursionError) as error:  # from Python's parser of literals: it evaluates nothing
+        raise UsageError("a value has brackets or signs nested too deep") from error
     if "config" in values and values.config is None:
         raise UsageError(f"which experiment? {_usage(command)[1]}")
     values.__dict__["config_file"] = path

@@ -1,7 +1,6 @@
 """`tessera history`: every kind of language model on one text, for equal training time, in one picture."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from model.ngram_table import count_ngrams
 from model.parameters import named_leaves
 from studies.history import history_table, plot_history
 from train.console import Console
-from train.records import read_metrics, write_json
+from train.records import read_metrics, read_object, write_json
 
 NGRAMS = {"unigram": 1, "bigram": 2, "trigram": 3, "4-gram": 4, "5-gram": 5}
 # What each network changes in the config, which is the Transformer's.
@@ -119,7 +118,7 @@ def _steps(
     """How many steps take so long: from the file of an earlier start of the same network, or timed."""
     asked = {"seconds_asked": seconds, "model": dataclasses.asdict(program.config), "batch": program.global_batch}
     if kept.is_file():
-        found = json.loads(kept.read_text(encoding="utf-8"))
+        found = read_object(kept)
         if all(found.get(name) == value for name, value in asked.items()):
             return found["steps"]
     with jax.set_mesh(program.mesh):

@@ -1,7 +1,6 @@
 """Published models, in the layout of Hugging Face: found, loaded, imported as a run, and written again."""
 
 import dataclasses
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from jax.sharding import Mesh
 
 from data.atomic import new_folder
 from data.errors import DataError
+from data.json_text import parse_json
 from data.tokenizers.export import export_tokenizer
 from data.tokenizers.pretrained import load_pretrained_tokenizer
 from data.tokenizers.tokenizer import Tokenizer
@@ -29,7 +29,7 @@ from model.pretrained.weights import LoadReport, WeightsError, load_weights, rea
 from model.sharding import ShardingRules
 from train.checkpoint import save_params
 from train.mesh import single_device_mesh
-from train.records import RunError, environment, write_json
+from train.records import RunError, check_run_name, environment, write_json
 
 # All that Tessera reads of a repository: weights only as safetensors, never a pickle, never code.
 FILES = ("model.safetensors", "model-*.safetensors", "*.json", "merges.txt", "vocab.txt", "*.model", "vocab.bpe")
@@ -54,8 +54,8 @@ def is_published(folder: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        keys = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        keys = parse_json(path.read_bytes())
+    except ValueError:
         return False
     return isinstance(keys, dict) and "model_type" in keys
 
@@ -180,8 +180,8 @@ def _modules(folder: Path) -> list[str]:
     if not path.is_file():
         return []
     try:
-        return [module["type"].rsplit(".", 1)[-1] for module in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return [module["type"].rsplit(".", 1)[-1] for module in parse_json(path.read_bytes())]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(f"{path}: is no list of modules, each with its type: get the file again") from error
 
 
@@ -199,6 +199,7 @@ def import_run(source: str | Path, run: str | Path, *, param_dtype: str = "float
     target = Path(run).expanduser()
     if target.exists():
         raise RunError(f"{target} exists: give another folder, nothing is overwritten")
+    check_run_name(target)
     folder = find(source)
     if not folder.is_dir():
         raise RunError(f"there is no folder {folder}")

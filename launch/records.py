@@ -18,7 +18,7 @@ from launch.leaves import flat
 from model.config import ModelConfig
 from train.console import Console
 from train.peers import peers
-from train.records import RunError, compare_configs, environment, open_run, write_json
+from train.records import RunError, compare_configs, environment, open_run, read_object, write_json
 
 
 def run_folder(experiment: Experiment, fresh: bool, console: Console) -> Path:
@@ -74,7 +74,7 @@ def same_run(
     now = {"config": flat(config), "model": dataclasses.asdict(model), "fingerprints": fingerprints}
     if not path.is_file():
         return now
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = read_object(path, "config", "fingerprints")
     if "imported.source" in saved["config"]:
         raise RunError(
             f"{folder} holds a model imported from {saved['config']['imported.source']}: train in another folder, "

@@ -1,7 +1,6 @@
 """A run folder back into config, parameters and tokeniser."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ from model import parameters
 from model.build import build
 from model.config import ModelConfig
 from model.ngram_table import load_ngram
+from model.pretrained.mapping import require_kind
+from model.pretrained.safetensors_files import WeightsError
 from model.sharding import ShardingRules
 from train.checkpoint import load_params
 from train.mesh import single_device_mesh
-from train.records import RunError
+from train.records import RunError, read_object
 
 RUN_FILE = "config.json"
 
@@ -37,7 +38,7 @@ def load_run(
     Raises:
         RunError: not the folder of a run. CheckpointError: no such step, or another network in the checkpoint.
     """
-    config = ModelConfig(**read_run(folder)["model"])
+    config = recorded_model(folder, read_run(folder))
     if max_length is not None:
         config = dataclasses.replace(config, max_length=max_length)
     tokenizer = load_tokenizer(folder / "tokenizer")
@@ -61,7 +62,17 @@ def read_run(folder: Path) -> dict[str, Any]:
         beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json")) if folder.parent.is_dir() else []
         there = f"; runs in {folder.parent}: {', '.join(beside)}" if beside else ""
         raise RunError(f"{folder} is not the folder of a run: it has no config.json{there}")
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if not {"config", "model", "fingerprints"} <= record.keys():
-        raise RunError(f"{path} is not what a run of Tessera writes: it lacks 'config', 'model' or 'fingerprints'")
-    return record
+    return read_object(path, "config", "model", "fingerprints")
+
+
+def recorded_model(folder: Path, record: dict[str, Any]) -> ModelConfig:
+    """The network that the `record` of a run names. Raises RunError for leaves that no network has."""
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    if unknown := sorted(record["model"].keys() - fields):
+        raise RunError(f"{folder / RUN_FILE}: a model has no {', '.join(unknown)}: use the Tessera of the run")
+    try:
+        for name, value in record["model"].items():
+            require_kind(f"model.{name}", name, value)
+    except WeightsError as error:
+        raise RunError(f"{folder}: {error}") from error
+    return ModelConfig(**record["model"])

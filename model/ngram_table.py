@@ -16,6 +16,7 @@ rest_n      n = 1..N-1  float32, what is left for order n-1, of each (n-1)-gram 
 top_mass_n, top_rest_n  n = 1..N  the same from counts, for the model of order n
 """
 
+import math
 import os
 import secrets
 import zipfile
@@ -107,6 +108,7 @@ def save_ngram(path: str | Path, table: Mapping[str, np.ndarray]) -> None:
 def load_ngram(path: str | Path) -> Table:
     """Reads what `save_ngram` wrote. Raises ValueError, with the array and the way out, for any other content."""
     try:
+        _check_members(Path(path))
         with np.load(path, allow_pickle=False) as file:
             table = {name: file[name] for name in file.files}
     except FileNotFoundError:
@@ -115,6 +117,19 @@ def load_ngram(path: str | Path) -> Table:
         raise ValueError(f"{path} is not a table of n-grams ({error}): count it again") from error
     _check_table(table, str(path))
     return table
+
+
+def _check_members(path: Path) -> None:
+    """Raises ValueError for a member that is packed, or whose header asks for other memory than the file has bytes."""
+    with zipfile.ZipFile(path) as file:
+        for member in file.infolist():
+            with file.open(member) as opened:
+                np.lib.format.read_magic(opened)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(opened)
+                needs = opened.tell() + math.prod(shape) * dtype.itemsize
+            packed = member.compress_type != zipfile.ZIP_STORED or member.file_size > path.stat().st_size
+            if packed or len(shape) != 1 or needs != member.file_size:
+                raise ValueError(f"{member.filename} of {member.file_size} bytes is packed, or not of shape {shape}")
 
 
 def _padded(tokens: np.ndarray, vocab_size: int, order: int) -> np.ndarray:

@@ -21,6 +21,9 @@ def plot_runs(runs: str | Path | Sequence[str | Path], out: str | Path) -> Path:
     if not {"loss", "eval/loss"} & set(frame):
         raise RunError(f"no loss to draw in {runs}: train until the first record")
     score = "eval/bits_per_byte" if "eval/bits_per_byte" in frame else "eval/loss"
+    for name in ("tokens", *({"loss", score} & set(frame))):
+        if name not in frame or not pd.api.types.is_numeric_dtype(frame[name]):
+            raise RunError(f"{name!r} is missing from metrics.jsonl of {runs}, or not always a number")
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     loss, held_out = figure.subplots(1, 2)
     for number, (run, rows) in enumerate(frame.groupby("run", sort=False)):

@@ -1,13 +1,12 @@
 """Many run folders as one table."""
 
 import glob
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from train.records import RunError, read_metrics
+from train.records import RunError, read_metrics, read_object
 
 FILES = ("metrics.jsonl", "config.json")  # what makes a folder a run
 
@@ -29,7 +28,7 @@ def read_runs(runs: str | Path | Sequence[str | Path]) -> pd.DataFrame:
         path = folder / "config.json"
         if not path.is_file():
             raise RunError(f"no config.json in {folder}: it is not the folder of a run")
-        config = json.loads(path.read_text(encoding="utf-8"))["config"]
+        config = read_object(path, "config")["config"]
         leaves = {f"config.{name}": [value] * len(frame) for name, value in config.items()}
         frames.append(pd.concat([frame, pd.DataFrame(leaves, index=frame.index)], axis=1))
     return pd.concat(frames, ignore_index=True)

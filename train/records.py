@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import socket
 import sys
 import time
@@ -13,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from data.json_text import parse_json
 
 # A resumed run may differ in these: they change where, how often and how long, not what is computed from which data.
 HARMLESS = ("run.", "checkpoint.", "checks.", "mesh.", "sharding.", "expect.")
@@ -37,6 +40,9 @@ FLUSH = 30.0  # seconds between two looks that TensorBoard can take
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy", "tessera-lm")
 
 
+RUN_NAME = re.compile("[A-Za-z0-9._-]+")  # shells, URLs and web pages take it as it is
+
+
 class RunError(ValueError):
     """A run folder that cannot be used."""
 
@@ -49,8 +55,17 @@ class RunConfig:
     tensorboard: bool  # write TensorBoard events beside metrics.jsonl
 
     def __post_init__(self) -> None:
-        if not self.dir:
-            raise ValueError("run.dir is empty: name the folder of the run")
+        check_run_name(self.dir)
+
+
+def check_run_name(folder: str | Path) -> None:
+    """Raises RunError for a run folder whose own name, not that of its parents, is none that is safe anywhere."""
+    name = Path(folder).name
+    if not RUN_NAME.fullmatch(name) or name == "..":
+        raise RunError(
+            f"a run cannot be called {name!r} ({str(folder)!r}): name its folder with letters A to Z, digits, '.', '_' "
+            "and '-' only; it may lie anywhere"
+        )
 
 
 @contextlib.contextmanager
@@ -192,15 +207,30 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def read_lines(folder: Path) -> list[dict[str, Any]]:
     """The records of a run as they were written, one after the other; none where it has not logged. Raises RunError."""
     path = folder / "metrics.jsonl"
-    records, lines = [], path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    records, lines = [], path.read_bytes().splitlines() if path.is_file() else []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            record = parse_json(line)
+        except ValueError as error:
             if number == len(lines):
                 break
-            raise RunError(f"{path}:{number} is no JSON: {error.msg}") from error
+            raise RunError(f"{path}:{number} is no JSON: {str(error)[:150]}") from error
+        step = record.get("step") if isinstance(record, dict) else None
+        if type(step) is not int or not 0 <= step < 2**63:
+            raise RunError(f"{path}:{number} is no record of a step, from 0 on: {line[:80]!r}")
+        records.append(record)
     return records
+
+
+def read_object(path: Path, *parts: str) -> dict[str, Any]:
+    """What a file of a run says: a JSON object, and `parts` of it that are objects too. Raises RunError for others."""
+    try:
+        found = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise RunError(f"{path} is no JSON: {str(error)[:150]}") from error
+    if not isinstance(found, dict) or not all(isinstance(found.get(part), dict) for part in parts):
+        raise RunError(f"{path} is not what a run of Tessera writes: it must hold {', '.join(parts) or 'an object'}")
+    return found
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -15,6 +15,7 @@ th { text-align: left } td.number { text-align: right; font-variant-numeric: tab
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .6em; margin: .3em 0 }
 pre.after { background: #eef6ee } svg { max-width: 100%; height: auto } summary { cursor: pointer }
 """
+_NUMBER = ' class="number"'
 
 
 def page(report: Report) -> str:
@@ -37,9 +38,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     lines = []
     for row in rows:
-        cells = [
-            f'<td class="number">{cell}</td>' if cell[:1].isdigit() else f"<td>{escape(cell)}</td>" for cell in row[1:]
-        ]
+        cells = [f"<td{_NUMBER if cell[:1].isdigit() else ''}>{escape(cell)}</td>" for cell in row[1:]]
         lines.append(f"<tr><td>{escape(row[0])}</td>{''.join(cells)}</tr>")
     return f"<table><tr>{head}</tr>\n" + "\n".join(lines) + "</table>"
 

@@ -12,7 +12,7 @@ from data.inspection.examples import Shown
 from data.inspection.reading import Asked, is_store, read_rows, read_source, read_store
 from data.objectives.objectives import ObjectiveConfig
 from data.rows import Rows
-from data.store.store import TokenStore, open_store
+from data.store.store import TokenStore, open_store, verify_store
 from data.tokenizers.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 
 _LISTED = 10  # n-grams, texts and pieces that are named
@@ -98,6 +98,8 @@ def inspect_data(
         None if tokenizer is None else tokenizer_of(tokenizer), config, max_length, examples, seed, max_documents
     )
     if isinstance(what, TokenStore):
+        if not max_documents:  # all of it is read anyway
+            verify_store(what)
         reading = read_store(what, rows, asked)
     else:
         reading = read_source(what, asked) if isinstance(what, SourceConfig) else read_rows(what, asked)

@@ -1,7 +1,6 @@
 """What an inspection reads, one way for each kind of thing: texts with their ids, and examples of rows."""
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from data.config import SourceConfig
 from data.errors import DataError
 from data.inspection.counts import Reservoir
 from data.inspection.examples import Shown, show
+from data.json_text import parse_json
 from data.objectives.examples import Objective, assemble
 from data.objectives.objectives import ObjectiveConfig, make_objective, special_names
 from data.rows import Rows, store_rows
@@ -108,8 +108,8 @@ def is_store(place: str | Path) -> bool:
     if size is None:
         return False
     try:
-        manifest = json.loads(where.read(MANIFEST, 0, size))
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        manifest = parse_json(where.read(MANIFEST, 0, size))
+    except ValueError:
         return True  # that it is broken, `open_store` says
     return isinstance(manifest, dict) and "format_version" in manifest
 

@@ -1,7 +1,6 @@
 """Which files a path, a folder or a glob names."""
 
 import glob
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,6 +9,7 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from data.errors import DataError, missing_path
+from data.json_text import parse_json
 
 TEXT_SUFFIXES = (".md", ".py", ".txt")
 RECORD_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".tsv")
@@ -150,7 +150,7 @@ def _is_broken(path: Path) -> bool:
 def _check_not_cleaned(folder: Path) -> None:
     """Raises DataError for what `tessera data clean` wrote: only one folder in it is the documents."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
+        manifest = parse_json((folder / "manifest.json").read_bytes())
     except (OSError, ValueError):
         return
     if isinstance(manifest, dict) and "settings" in manifest and (folder / "documents").is_dir():

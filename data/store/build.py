@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from data.atomic import locked, publish, remove_leftovers, write_file
+from data.json_text import parse_json
 from data.sources.documents import Document
 from data.split import HELD_OUT, TRAIN
 from data.store.format import MANIFEST
@@ -97,7 +98,7 @@ def _begin(
     journal = {}
     if (work / JOURNAL).is_file():
         try:
-            journal = json.loads((work / JOURNAL).read_bytes())
+            journal = parse_json((work / JOURNAL).read_bytes())
             if type(journal["pieces"]) is not int or type(journal["hashed"]) is not str:
                 raise ValueError("its journal holds other things")
             writers = {

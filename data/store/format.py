@@ -11,12 +11,12 @@ All numbers are little-endian, without headers: `np.fromfile(file, dtype)` reads
 """
 
 import hashlib
-import json
 from typing import Any
 
 import numpy as np
 
 from data.errors import DataError
+from data.json_text import parse_json
 
 FORMAT_VERSION = 2
 CHUNK_BYTES = 2**26  # of a file under one digest: verification names the broken one, and takes several at once
@@ -51,7 +51,7 @@ def digest():
 def read_manifest(content: bytes, name: str) -> dict[str, Any]:
     """The manifest, checked. `name`: what errors call it. Raises DataError where it is none of this format."""
     try:
-        manifest = json.loads(content)
+        manifest = parse_json(content)
     except ValueError as error:
         raise DataError(f"{name} is not JSON ({error}): {_AGAIN}") from error
     if not isinstance(manifest, dict):

@@ -13,6 +13,7 @@ import numpy as np
 
 from data.atomic import write_file
 from data.errors import DataError
+from data.json_text import parse_json
 from data.store.format import (
     ID_STARTS,
     IDS,
@@ -125,7 +126,7 @@ def verify_changed(store: TokenStore) -> bool:
     """
     now = _sizes_and_times(store)
     with suppress(OSError, ValueError):  # no memory of it, or one that cannot be read: verify
-        if json.loads(_memory(store).read_bytes()) == now:
+        if parse_json(_memory(store).read_bytes()) == now:
             return False
     verify_store(store)
     with suppress(OSError):  # a cache that others own: verified at each start

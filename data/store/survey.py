@@ -14,6 +14,7 @@ from pathlib import Path
 from data.atomic import write_file
 from data.config import SourceConfig
 from data.errors import DataError
+from data.json_text import parse_json
 from data.sources.documents import Document
 from data.sources.files import left_out_of
 from data.sources.read import State, check_settings, is_remote, look, read_documents, settings_read
@@ -162,7 +163,7 @@ def _write(file: Path, source: SourceConfig, survey: Survey) -> None:
 
 def _remembered(file: Path) -> Survey | None:
     with suppress(OSError, ValueError, KeyError, TypeError):  # not there, or no survey: read the source
-        kept = json.loads(file.read_bytes())
+        kept = parse_json(file.read_bytes())
         fields = {name: kept[name] for name in Survey.__annotations__}
         if all(type(value) is Survey.__annotations__[name] for name, value in fields.items()):
             return Survey(**fields)

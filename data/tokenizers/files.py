@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data.atomic import write_file
 from data.errors import DataError
+from data.json_text import parse_json
 
 MANIFEST = "tessera_tokenizer.json"
 # The byte tokenizer has no data file: its kind says everything.
@@ -38,7 +39,7 @@ def load(folder: Path) -> tuple[str, bytes]:
     """The kind and the data of a saved tokenizer. Raises DataError where they do not have the fingerprint saved."""
     manifest = _manifest(folder / MANIFEST)
     kind = manifest.get("kind")
-    if kind not in DATA_FILES:
+    if not isinstance(kind, str) or kind not in DATA_FILES:
         raise DataError(f"{folder / MANIFEST}: kind {kind!r} is unknown: {', '.join(DATA_FILES)} are read")
     file = DATA_FILES[kind] and folder / DATA_FILES[kind]
     if file and not file.is_file():
@@ -54,7 +55,7 @@ def _manifest(file: Path) -> dict:
     if not file.is_file():
         raise DataError(f"{file.parent} is not a saved tokenizer: it has no {MANIFEST}, nor a published one's files")
     try:
-        manifest = json.loads(file.read_bytes())
+        manifest = parse_json(file.read_bytes())
     except ValueError as error:
         raise DataError(f"{file} is not JSON ({error})") from error
     if not isinstance(manifest, dict):

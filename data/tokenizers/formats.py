@@ -1,6 +1,5 @@
 """The vocabulary files of GPT-2, BERT, T5 and Llama as `tokenizers.Tokenizer`, equal to those of `transformers`."""
 
-import json
 import re
 
 import tokenizers
@@ -9,6 +8,7 @@ from sentencepiece import sentencepiece_model_pb2 as messages
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from data.errors import DataError
+from data.json_text import parse_json
 
 _SPACE_MARK = "\u2581"
 _UNIGRAM = 1  # sentencepiece's TrainerSpec.ModelType; 2 is BPE
@@ -18,7 +18,7 @@ _CONTROL, _USER_DEFINED = 3, 4  # sentencepiece's ModelProto.SentencePiece.Type
 def byte_level_bpe(vocab: bytes, merges: bytes, *, prefix_space: bool, name: str) -> tokenizers.Tokenizer:
     """GPT-2's tokenizer (Radford et al. 2019) of its `vocab.json` and `merges.txt`. DataError if they are not such."""
     try:
-        ids = json.loads(vocab)
+        ids = parse_json(vocab)
     except ValueError as error:
         raise DataError(f"the vocabulary of {name} is not JSON ({len(vocab)} bytes): {error}") from error
     if not isinstance(ids, dict) or sorted(map(str, ids.values())) != sorted(map(str, range(len(ids)))):

@@ -1,9 +1,10 @@
 """What a Hugging Face `tokenizer.json` describes, run by the `tokenizers` library: published models, and ours."""
 
 import base64
+import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import tokenizers
 
 from data.errors import DataError
+from data.json_text import parse_json
 from data.tokenizers import files as tokenizer_files
 from data.tokenizers.checks import checked_ids, joined, utf8
 
@@ -37,11 +39,11 @@ class HuggingFaceTokenizer:
     def __init__(self, content: bytes, name: str = "tokenizer"):
         """`content`: as `save` keeps it; `name`: what errors call it. Raises DataError if it is something else."""
         self._content = content
-        try:
-            fields = json.loads(content)
-            text, special_ids, model = fields["tokenizer"], fields["special_ids"], fields["sentencepiece"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{name} is no saved Hugging Face tokenizer ({len(content)} bytes): {error!r}") from error
+        with refusing(f"{name} is no saved Hugging Face tokenizer ({len(content)} bytes)"):
+            self._read(parse_json(content), name)
+
+    def _read(self, fields: dict, name: str) -> None:
+        text, special_ids, model = fields["tokenizer"], fields["special_ids"], fields["sentencepiece"]
         self.backend = read_backend(text, name)
         # Older files have no such field, nor `eos_ids`.
         self.split_special_tokens: bool = fields.get("split_special_tokens", False)
@@ -51,7 +53,7 @@ class HuggingFaceTokenizer:
         self.eos_id: int | None = special_ids.get("eos")
         own = () if self.eos_id is None else (self.eos_id,)
         self.eos_ids: tuple[int, ...] = tuple(fields.get("eos_ids", own))
-        self.fingerprint = tokenizer_files.fingerprint(self.kind, content)
+        self.fingerprint = tokenizer_files.fingerprint(self.kind, self._content)
         self.token_bytes_V = _token_bytes(self.backend, json.loads(text)["decoder"])
         self.vocab_size = len(self.token_bytes_V)
         self._single, self._pair = _template(self.backend, "a"), _template(self.backend, "a", "a")
@@ -89,12 +91,14 @@ class HuggingFaceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         utf8(text)  # half a surrogate pair: the library's own error does not say where
-        return self.backend.encode(text, add_special_tokens=False).ids
+        with refusing("this tokenizer cannot encode"):
+            return self.backend.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         for text in texts:
             utf8(text)
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        with refusing("this tokenizer cannot encode"):
+            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -109,12 +113,24 @@ class HuggingFaceTokenizer:
         tokenizer_files.save(folder, self, self._content)
 
 
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """DataError, which begins with `what`, for all that goes wrong inside over a file that anyone may have written.
+
+    The library raises nothing more special than `Exception`, and where it panics not even that.
+    """
+    try:
+        yield
+    except (DataError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise DataError(f"{what}: {type(error).__name__}: {str(error)[:200]}") from error
+
+
 def read_backend(text: str, name: str) -> tokenizers.Tokenizer:
     """The tokenizer of the text of a `tokenizer.json`. Raises DataError, with `name`, if it is none."""
-    try:
+    with refusing(f"{name} is not a tokenizer.json ({len(text)} characters)"):
         return tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing more special
-        raise DataError(f"{name} is not a tokenizer.json ({len(text)} characters): {error}") from error
 
 
 def _token_bytes(backend: tokenizers.Tokenizer, decoder: dict | None) -> np.ndarray:

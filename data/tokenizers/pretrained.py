@@ -6,7 +6,7 @@ import tokenizers
 
 from data.errors import DataError, missing_path
 from data.tokenizers.formats import byte_level_bpe, sentence_pieces, template, word_pieces
-from data.tokenizers.huggingface import ROLES, HuggingFaceTokenizer, read_backend
+from data.tokenizers.huggingface import ROLES, HuggingFaceTokenizer, read_backend, refusing
 from data.tokenizers.pretrained_files import FLAGS, is_there, read, read_object, text_of
 
 # The files of each format, and the families whose rules for them are known: the first where the folder names none.
@@ -67,13 +67,14 @@ def load_pretrained_tokenizer(folder: str | Path) -> HuggingFaceTokenizer:
     name = " + ".join(map(str, files))
     contents = [read(place, file.name) for file in files]
     family = _family(files, settings, model_config)
-    backend = _vocabulary(family, contents, settings, name)
-    names = _names(family, backend, settings)
-    _add_tokens(backend, settings, read_object(place, "added_tokens.json"), names, name)
-    ends = _ends(backend, model_config, read_object(place, "generation_config.json"))
-    special_ids = _special_ids(backend, names, ends)
-    if family or {"add_bos_token", "add_eos_token"} & settings.keys():
-        backend.post_processor = template(backend, *_around(family, names, settings), name=name)
+    with refusing(f"{name} cannot be used"):
+        backend = _vocabulary(family, contents, settings, name)
+        names = _names(family, backend, settings)
+        _add_tokens(backend, settings, read_object(place, "added_tokens.json"), names, name)
+        ends = _ends(backend, model_config, read_object(place, "generation_config.json"))
+        special_ids = _special_ids(backend, names, ends)
+        if family or {"add_bos_token", "add_eos_token"} & settings.keys():
+            backend.post_processor = template(backend, *_around(family, names, settings), name=name)
     model = contents[0] if name.endswith(".model") else b""
     tokenizer = HuggingFaceTokenizer.of(
         backend, special_ids, model, name, ends, split_special_tokens=bool(settings.get("split_special_tokens"))

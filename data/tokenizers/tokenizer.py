@@ -1,6 +1,5 @@
 """Text to ids and back: what a tokenizer is, and the two that need no training beyond a look at the characters."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -8,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from data.errors import DataError, missing_path
+from data.json_text import parse_json
 from data.tokenizers import files as tokenizer_files
 from data.tokenizers.checks import checked_ids, joined, utf8
 from data.tokenizers.huggingface import HuggingFaceTokenizer
@@ -95,7 +95,10 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     if kind == "byte":
         return ByteTokenizer()
     if kind == "char":
-        return CharTokenizer(content.decode("utf-8"))
+        try:
+            return CharTokenizer(content.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{place} is no list of characters: it is not UTF-8 at byte {error.start}") from error
     if kind == "huggingface":
         return HuggingFaceTokenizer(content, name=str(place))
     if kind == "with_specials":
@@ -104,11 +107,15 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def _load_with_specials(folder: Path, content: bytes) -> WithSpecials:
-    fields = json.loads(content)
+    try:
+        fields = parse_json(content)
+        made, names = fields["base"], [str(name) for name in fields["names"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{folder} holds no list of special ids on top of a tokenizer: {error!r}") from error
     base = load_tokenizer(folder / "base")
-    if base.fingerprint != fields["base"]:
-        raise DataError(f"{folder / 'base'} has fingerprint {base.fingerprint}, but was {fields['base']} when saved")
-    return WithSpecials(base, fields["names"])
+    if base.fingerprint != made:
+        raise DataError(f"{folder / 'base'} has fingerprint {base.fingerprint}, but was {made} when saved")
+    return WithSpecials(base, names)
 
 
 class ByteTokenizer:

@@ -17,7 +17,7 @@ from launch.plan.layout import Laid, full_sizes, lay_tokens, lay_weights
 from launch.plan.mosaic import array_svg, mesh_svg, seen
 from launch.plan.plan import Plan
 from launch.plan.variants import with_vocabulary
-from launch.saved import read_run
+from launch.saved import read_run, recorded_model
 from model import parameters
 from model.build import build
 from model.config import ModelConfig
@@ -148,7 +148,7 @@ def _read(what: Any) -> tuple[str, ModelConfig, ShardingRules, int]:
         record = read_run(Path(what).expanduser())
         given = {name.removeprefix("sharding."): v for name, v in record["config"].items() if name[:9] == "sharding."}
         rules = sharding_rules(given) if given else ShardingRules()
-        return str(what), ModelConfig(**record["model"]), rules, 0
+        return str(what), recorded_model(Path(what), record), rules, 0
     if isinstance(what, ModelConfig):
         return f"{what.architecture}, width {what.embed_dim}", what, ShardingRules(), 0
     if isinstance(what, Network):

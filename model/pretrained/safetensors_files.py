@@ -154,6 +154,8 @@ def _entry(entry: Any, what: str) -> tuple[np.dtype, tuple[int, ...], tuple[int,
         )
     if not _sizes(shape) or len(shape) > _MOST_DIMENSIONS:
         raise WeightsError(f"{what}: {str(shape)[:80]} is no shape: the file is damaged")
+    if 0 in shape and math.prod(filter(None, shape)) > _MOST_SIZE:  # numpy makes no such array, though it is empty
+        raise WeightsError(f"{what}: {str(shape)[:80]} is no shape: the file is damaged")
     if not _sizes(offsets) or len(offsets) != 2:
         raise WeightsError(f"{what}: {str(offsets)[:80]} is no byte range: the file is damaged")
     if offsets[1] - offsets[0] != (need := math.prod(shape) * DTYPES[dtype].itemsize):

@@ -127,7 +127,7 @@ def test_layers_on_an_axis_stand_side_by_side():
 
 def test_what_is_given_is_escaped():
     made = config()
-    made.run.dir = "runs/<script>alert('1')</script>&\""
+    made.run.dir = "runs/<script>alert('1')</script>&\"/run"
     page = tessera.picture(made).page()
     assert "<script" not in page and "runs/&lt;script&gt;" in page
     Page(page)

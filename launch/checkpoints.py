@@ -86,9 +86,9 @@ def set_aside(folder: epath.Path) -> list[epath.Path]:
     return sorted(path for path in named if path.is_dir() and (path.name != ".deleted" or any(path.iterdir())))
 
 
-def disk_bytes(folder: epath.Path) -> int:
-    """Bytes of all files below `folder`."""
-    return sum((top / name).stat().length for top, _, names in folder.walk() for name in names)
+def disk_bytes(path: epath.Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    return sum(map(disk_bytes, path.iterdir())) if path.is_dir() else path.stat().length
 
 
 def _eval_loss(step: epath.Path) -> float | None:

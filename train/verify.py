@@ -191,7 +191,7 @@ def _parts(store: ts.TensorStore, part_bytes: int) -> Iterator[tuple[Box, np.nda
     itemsize = store.dtype.numpy_dtype.itemsize
     part = part_shape(shape, chunk, itemsize, part_bytes)
     if math.prod(chunk) > math.prod(part):  # kept for all its parts, which follow each other: it is decoded once
-        kept = ts.Context({"cache_pool": {"total_bytes_limit": math.prod(chunk) * itemsize}})
+        kept = ts.Context({"cache_pool": {"total_bytes_limit": 2 * math.prod(chunk) * itemsize}})
         store = ts.open(store.spec(), context=kept, open=True, read=True).result()
     whole = tuple(slice(0, size) for size in shape)
     blocks = _boxes(whole, [max(sizes) for sizes in zip(part, chunk, strict=True)])
@@ -216,4 +216,5 @@ def _part_sums(part: Any, start: Any, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    """Without what tensorstore was asked for, which is long."""
+    return (str(error).partition(" [tensorstore_spec")[0].splitlines() or [type(error).__name__])[0]

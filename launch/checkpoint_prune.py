@@ -40,8 +40,8 @@ def run(values: Any, rest: Sequence[str]) -> int:
         raise flags.Error(f"nothing says what to keep: {USAGE[1]}")
     from launch.checkpoint_verify import whole
     from launch.checkpoints import disk_bytes, find, read_steps, set_aside
-    from train.checkpoint import CheckpointError
     from train.console import size
+    from train.restore import CheckpointError
 
     folder = find(rest[0])
     with _alone(folder) if values.yes else contextlib.nullcontext():
@@ -86,7 +86,7 @@ def delete(path: "epath.Path") -> None:
 def _kept(steps: Sequence["Step"], values: Any, folder: "epath.Path") -> list["Step"]:
     """Those that any of the flags keeps, oldest first; all, where only --aside is given."""
     from launch.checkpoint_ls import best
-    from train.checkpoint import CheckpointError
+    from train.restore import CheckpointError
 
     there = [str(step.number) for step in steps]
     if unknown := [name for name in values.keep if name not in there]:

@@ -39,8 +39,8 @@ def run(values: Any, rest: Sequence[str]) -> int:
 
 def whole(step: "Step") -> bool:
     """Reads a checkpoint and prints what became of it: whether nothing is wrong."""
-    from train.checkpoint import CheckpointError
     from train.console import size
+    from train.restore import CheckpointError
     from train.verify import read_about, read_leaves, verify
 
     try:

@@ -6,8 +6,8 @@ import re
 
 from etils import epath
 
-from train.checkpoint import CheckpointError
 from train.records import RunError
+from train.restore import CheckpointError
 from train.verify import METADATA, read_about, read_leaves
 
 # What a run or a kill leaves beside finished steps: damaged, unfinished, being written, and waiting to be deleted.

@@ -121,7 +121,7 @@ def scorer_of(run: str) -> RunScorer:
     from launch.count import TABLE
     from launch.published import find, is_published
     from launch.saved import read_run
-    from train.checkpoint import finished_steps
+    from train.restore import finished_steps
 
     folder = find(run)
     step = max(finished_steps(folder / "checkpoints"), default=None)

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from train.checkpoint import finished_steps
 from train.console import size
+from train.restore import finished_steps
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

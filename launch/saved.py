@@ -16,9 +16,9 @@ from model.ngram_table import load_ngram
 from model.pretrained.mapping import require_kind
 from model.pretrained.safetensors_files import WeightsError
 from model.sharding import ShardingRules
-from train.checkpoint import load_params
 from train.mesh import single_device_mesh
 from train.records import RunError, read_object
+from train.restore import load_params
 
 RUN_FILE = "config.json"
 

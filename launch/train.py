@@ -84,13 +84,15 @@ def run(
         evaluate = group.alike("evaluation", scores.evaluator(experiment, program, corpus, clock.tick))
         sample = group.alike("sample", scores.sampler(experiment, program, folder, console))
         record = same_run(folder, config, program.config, program.tokenizer, corpus, experiment, console)
-        checkpoints = Checkpoints(folder / "checkpoints", experiment.checkpoint, program.tokenizer.fingerprint)
+        checkpoints = Checkpoints(
+            folder / "checkpoints", experiment.checkpoint, program.tokenizer.fingerprint, console.warn
+        )
         # Closing waits for what is being saved, which a second Ctrl-C does not, and with several processes for all: an
         # error must first tell them that this one does not come.
         closing.push(
             lambda kind, *_: None if kind and (group.several or kind is KeyboardInterrupt) else checkpoints.close()
         )
-        done = checkpoints.latest()
+        state, done = checkpoints.resume(program.target) or (None, None)
         if done is None and (folder / "config.json").is_file():
             console.warn("an earlier start of this run left no checkpoint: starting at step 0")
         if done is not None and done >= experiment.train.steps:
@@ -104,7 +106,6 @@ def run(
         if since := os.environ.get(SINCE):
             clock.lose(float(since))
         clock.carry(earlier_seconds(read_lines(folder), done or 0))
-        state = None if done is None else checkpoints.restore(done, program.target)
         write_run(folder, record, program.tokenizer)
 
         vocabulary = dataclasses.replace(experiment.model, vocab_size=program.config.vocab_size)

@@ -1,24 +1,26 @@
 """Checkpoints: Orbax's manager, with the checks that it leaves out."""
 
 import dataclasses
+import itertools
+import json
 import logging
+import shutil
+import threading
 import time
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from train.peers import peers
+from train.restore import CheckpointError, Damaged, damage_report, description, is_step, read, saved_steps
 from train.state import State
 
-TOKENIZER = "tokenizer_fingerprint"
 ITEMS = ("params", "training")  # separate, so that the network can be loaded without the optimiser
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used."""
+DELETED = ".deleted"  # where steps wait to be deleted: under their number they are whole, or not there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +44,24 @@ class CheckpointConfig:
 class Checkpoints:
     """The checkpoints of one run folder. Saves write in the background; errors of the writer surface in `check`."""
 
-    def __init__(self, folder: Path, config: CheckpointConfig, tokenizer: str = "") -> None:
-        """`tokenizer`: the fingerprint of the tokeniser, kept in each checkpoint and compared when it is restored."""
+    def __init__(
+        self,
+        folder: Path,
+        config: CheckpointConfig,
+        tokenizer: str = "",
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> None:
+        """`tokenizer`: the fingerprint of the tokeniser, kept in each checkpoint and compared when it is restored.
+
+        `warn` is told of checkpoints that are damaged.
+        """
         # Orbax logs a line per save and warns about its own defaults; the loop reports what matters to a user.
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._config, self._last_save, self._saved = config, time.monotonic(), None
-        self._tokenizer = tokenizer
+        self._folder, self._tokenizer, self._warn = folder.resolve(), tokenizer, warn
         with peers().first_alone("leftovers of saves"):
             if peers().first:
-                _set_aside_unfinished(folder)
+                _clear_leftovers(self._folder)
         keep: list[Any] = [policies.LatestN(config.keep_last)]
         if config.keep_best:
             keep.append(
@@ -59,18 +70,13 @@ class Checkpoints:
         if config.keep_every_steps:
             keep.append(policies.EveryNSteps(config.keep_every_steps))
         self._manager = _manager(
-            folder,
+            self._folder,
             best_fn=_goodness,
             preservation_policy=policies.AnyPreservationPolicy(keep),
             save_decision_policy=policies.FixedIntervalPolicy(1),  # the loop decides
             cleanup_tmp_directories=True,
+            todelete_subdir=DELETED,
         )
-
-    def latest(self) -> int | None:
-        """The newest finished step that process 0 sees, or None."""
-        found = max(finished_steps(Path(self._manager.directory)), default=-1)
-        agreed = int(peers().gather("newest checkpoint", str(found))[0])
-        return None if agreed < 0 else agreed
 
     def due(self, step: int) -> bool:
         """Whether `step` is one to save, by its number."""
@@ -85,58 +91,72 @@ class Checkpoints:
         """Starts to write `state`; blocks only for the copy to the host. A step that was saved is not saved again."""
         if step == self._saved:
             return
-        items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
         metrics = None if eval_loss is None else {"eval_loss": eval_loss}
-        about, args = {TOKENIZER: self._tokenizer}, ocp.args.Composite(**items)
-        if not self._manager.save(step, args=args, metrics=metrics, force=True, custom_metadata=about):
-            raise CheckpointError(f"checkpoint {step} was not written to {self._manager.directory}")
+        _save(self._manager, step, _items(state), self._tokenizer, metrics)
         self._saved, self._last_save = step, time.monotonic()
 
     def restore(self, step: int, target: State) -> State:
         """The state of `step`, in the shapes, types and shardings of `target` (arrays or their descriptions).
 
         Raises:
-            CheckpointError: leaves that are missing, extra, or of another shape or type, listed; another tokeniser.
+            CheckpointError: damaged files; leaves that do not fit, listed; another tokeniser.
         """
-        _check_tokenizer(self._manager, step, self._tokenizer)
-        _check_same(self._manager, step, _items(target))
-        items = _restore(self._manager, step, _items(target))
-        return State(params=items["params"], **items["training"])
+        try:
+            return self._read(step, target)
+        except Damaged as error:
+            raise CheckpointError(damage_report(self._folder, {step: str(error)})) from error
+
+    def resume(self, target: State) -> tuple[State, int] | None:
+        """The newest whole checkpoint, like `target`, and its step; None where nothing was saved.
+
+        Damaged ones that are newer step aside as `N.corrupt`, once an older one is found whole; nothing is deleted.
+
+        Raises:
+            CheckpointError: all are damaged; leaves that do not fit, listed; another tokeniser.
+        """
+        damaged: dict[int, str] = {}
+        for step in reversed(json.loads(peers().gather("checkpoints", json.dumps(saved_steps(self._folder)))[0])):
+            try:
+                state = self._read(step, target)
+            except Damaged as error:
+                damaged[step] = str(error)
+                self._warn(f"checkpoint {step} is damaged: {error}")
+                continue
+            self._set_aside(damaged, step)
+            return state, step
+        if damaged:
+            raise CheckpointError(
+                f"{damage_report(self._folder, damaged)}\nRestore one of them from a copy, or begin anew with --fresh"
+            )
+        return None
 
     def check(self) -> None:
         """Raises what went wrong in the background since the last call."""
         self._manager.check_for_errors()
+        if peers().first and any(self._folder.glob(f"{DELETED}/*")):
+            threading.Thread(target=_delete, args=(self._folder,), daemon=True).start()
 
     def wait(self) -> None:
-        """Returns when everything is on disk."""
+        """Returns when everything is on disk, and what is not kept is gone."""
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
+        if peers().first:
+            _delete(self._folder)
 
     def close(self) -> None:
         self._manager.close()
 
+    def _read(self, step: int, target: State) -> State:
+        items = read(self._folder / str(step), _items(target), self._tokenizer, self._warn)
+        return State(params=items["params"], **items["training"])
 
-def load_params(folder: Path, target: Any, step: int | None = None, tokenizer: str = "") -> tuple[Any, int]:
-    """Parameters alone, read-only, of `step` or the newest finished one: parameters like `target`, step.
-
-    Raises:
-        CheckpointError: no finished checkpoint, no such step, another network, or one of another tokeniser than the
-            fingerprint `tokenizer`.
-    """
-    steps = finished_steps(folder)
-    if not steps:
-        raise CheckpointError(f"no finished checkpoint in {folder}: train the run until its first save")
-    step = max(steps) if step is None else step
-    if step not in steps:
-        raise CheckpointError(f"no checkpoint of step {step} in {folder}: there are {sorted(steps)}")
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    manager = _manager(folder, read_only=True)
-    try:
-        _check_tokenizer(manager, step, tokenizer)
-        _check_same(manager, step, {"params": target})
-        return _restore(manager, step, {"params": target})["params"], step
-    finally:
-        manager.close()
+    def _set_aside(self, damaged: Mapping[int, str], whole: int) -> None:
+        with peers().first_alone("damaged checkpoints"):
+            for step in damaged if peers().first else ():
+                aside = _free_name(self._folder / f"{step}.corrupt")
+                (self._folder / str(step)).rename(aside)
+                self._warn(f"the run goes on from step {whole}; the damaged checkpoint {step} is now {aside}")
+        self._manager.reload()
 
 
 def save_params(folder: Path, params: Any, tokenizer: str = "") -> None:
@@ -144,28 +164,35 @@ def save_params(folder: Path, params: Any, tokenizer: str = "") -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     manager = _manager(folder)
     try:
-        args = ocp.args.Composite(params=ocp.args.StandardSave(params))
-        if not manager.save(0, args=args, force=True, custom_metadata={TOKENIZER: tokenizer}):
-            raise CheckpointError(f"checkpoint 0 was not written to {folder}")
+        _save(manager, 0, {"params": params}, tokenizer)
         manager.wait_until_finished()
         manager.check_for_errors()
     finally:
         manager.close()
 
 
-def finished_steps(folder: Path) -> list[int]:
-    """Steps that were written to the end. Orbax would take an empty folder named like a step for one."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "_CHECKPOINT_METADATA").is_file())
-
-
-def _set_aside_unfinished(folder: Path) -> None:
-    """Renames unfinished folders that are named like a step: Orbax would take one for the newest checkpoint."""
-    finished = {str(step) for step in finished_steps(folder)}
+def _clear_leftovers(folder: Path) -> None:
+    """Finishes deletions, and sets aside what Orbax would take for a step, or could not read."""
+    _delete(folder)
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name.isdigit() and path.name not in finished:
-            path.rename(path.with_name(f"{path.name}.unfinished.{time.time_ns()}"))
+        if path.name.isdigit() and not (is_step(path.name) and path.is_dir() and any(path.iterdir())):
+            path.rename(_free_name(path.with_name(f"{path.name}.unfinished")))
+    for path in folder.glob("*/metrics/metrics"):
+        try:
+            _goodness(json.loads(path.read_bytes()))
+        except (ValueError, LookupError, TypeError):  # the step has no score then
+            path.rename(_free_name(path.with_name("metrics.corrupt")))
+
+
+def _delete(folder: Path) -> None:
+    """For good, the steps that Orbax set aside for it. The folder that they lie in stays: Orbax may be at it."""
+    for path in folder.glob(f"{DELETED}/*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _free_name(path: Path) -> Path:
+    others = (path.with_name(f"{path.name}.{number}") for number in itertools.count(2))
+    return next(name for name in itertools.chain([path], others) if not name.exists())
 
 
 def _items(state: State) -> dict[str, Any]:
@@ -177,53 +204,18 @@ def _goodness(metrics: dict[str, float]) -> float:
     return -metrics["eval_loss"]
 
 
+def _save(
+    manager: ocp.CheckpointManager, step: int, items: Mapping[str, Any], tokenizer: str, metrics: Any = None
+) -> None:
+    args = ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in items.items()})
+    about = description(items, tokenizer)
+    if not manager.save(step, args=args, metrics=metrics, force=True, custom_metadata=about):
+        raise CheckpointError(f"checkpoint {step} was not written to {manager.directory}")
+
+
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
     handlers = {name: ocp.StandardCheckpointHandler() for name in ITEMS}
     # Orbax needs an absolute path: a relative one fails late, in its thread.
     return ocp.CheckpointManager(
         folder.resolve(), options=ocp.CheckpointManagerOptions(**options), item_handlers=handlers
     )
-
-
-def _restore(manager: ocp.CheckpointManager, step: int, targets: dict[str, Any]) -> dict[str, Any]:
-    def describe(x: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
-    args = {name: ocp.args.StandardRestore(jax.tree.map(describe, target)) for name, target in targets.items()}
-    return dict(manager.restore(step, args=ocp.args.Composite(**args)).items())
-
-
-def _check_tokenizer(manager: ocp.CheckpointManager, step: int, wanted: str) -> None:
-    saved = (manager.metadata(step).custom_metadata or {}).get(TOKENIZER, "")
-    if saved and wanted and saved != wanted:
-        raise CheckpointError(
-            f"checkpoint {step} in {manager.directory} was trained on ids of the tokeniser {saved}, "
-            f"and this is {wanted}"
-        )
-
-
-def _check_same(manager: ocp.CheckpointManager, step: int, targets: dict[str, Any]) -> None:
-    """Orbax casts types, and loads 12 layers into 16, in silence: compare leaf by leaf first."""
-    metadata = manager.item_metadata(step)
-    problems = []
-    for name, target in targets.items():
-        saved_tree = getattr(metadata[name], "tree", None)
-        saved, wanted = _leaves(saved_tree), _leaves(target)
-        for path in sorted(saved.keys() | wanted.keys()):
-            there, here = saved.get(path, "missing"), wanted.get(path, "missing")
-            if there != here:
-                problems.append(f"  {name}{path}: checkpoint {there}, this run {here}")
-    if problems:
-        more = f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise CheckpointError(
-            f"checkpoint {step} in {manager.directory} does not fit this run:\n" + "\n".join(problems[:20]) + more
-        )
-
-
-def _leaves(tree: Any) -> dict[str, str]:
-    """Path -> "shape dtype". Orbax stores tuples as lists and named tuples as dicts: paths are written alike."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape")):
-        name = "".join(f"/{getattr(k, 'name', getattr(k, 'key', getattr(k, 'idx', k)))}" for k in path)
-        found[name] = f"{tuple(leaf.shape)} {jax.numpy.dtype(leaf.dtype).name}"
-    return found

@@ -19,7 +19,8 @@ ZERO = np.uint32(0)
 
 
 def checksums(tree: Any) -> dict[str, str]:
-    """Path of each leaf -> 16 hexadecimal digits. `tree`: arrays on devices, cut in any way over one mesh, or of numpy.
+    """Path of each leaf -> 16 hexadecimal digits. `tree`: arrays on devices, cut in any way over one mesh, or of numpy;
+    what is in the memory of a host is summed on its device.
 
     Every process of the mesh must call it, and gets all the values. It reads each array once where it lies.
     """
@@ -66,7 +67,8 @@ def path_of(path: Sequence[Any]) -> str:
 
 
 def _all_sums(leaves: list[Any]) -> jax.Array:
-    return jnp.stack([part_sums(leaf, [0] * jnp.ndim(leaf), jnp.shape(leaf)) for leaf in leaves])
+    here = jax.device_put(leaves, jax.memory.Space.Device)
+    return jnp.stack([part_sums(leaf, [0] * jnp.ndim(leaf), jnp.shape(leaf)) for leaf in here])
 
 
 def _mixed(x: jax.Array) -> jax.Array:

@@ -16,12 +16,12 @@ import numpy as np
 import tensorstore as ts
 from etils import epath
 
-from train.checkpoint import ITEMS, TOKENIZER, CheckpointError
+from train.checkpoint import ITEMS
 from train.checksum import digest, part_sums
+from train.restore import LEAVES, METADATA, TOKENIZER, CheckpointError
 
 # A part is in memory as it is stored, decoded, and copied together, while the next one is being read.
 PART_BYTES = 2**25
-METADATA, LEAVES = "_CHECKPOINT_METADATA", "leaves"
 
 Box = tuple[slice, ...]
 

@@ -10,8 +10,8 @@ from evaluation.generation import INCOMPLETE
 from evaluation.language_model import LanguageModel
 from launch import train
 from tests import tiny
-from train.checkpoint import CheckpointError
 from train.records import RunError
+from train.restore import CheckpointError
 
 EOS = 256
 OPTIONS = {"max_tokens": 24, "temperature": 1.0, "seed": 3}

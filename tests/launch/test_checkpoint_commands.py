@@ -10,10 +10,10 @@ from etils import epath
 from launch.cli import BAD_DATA, CONFIG, IO, OK, USAGE, main
 from tests import tiny
 from tests.train.test_checkpoint import CONFIG as KEEP
-from tests.train.test_checkpoint import fresh, saved
-from tests.train.test_verify import LEAF, flip_a_bit, record
-from train.checkpoint import finished_steps
+from tests.train.test_checkpoint import forget, fresh, saved
+from tests.train.test_verify import LEAF, flip_a_bit
 from train.records import open_run
+from train.restore import finished_steps
 
 POLICY = {"checkpoint.keep_last": 1, "checkpoint.keep_best": 1, "checkpoint.keep_every_steps": 10}
 
@@ -25,8 +25,7 @@ def written(tmp_path_factory):
     state = fresh(tiny.mesh(fsdp=8))
     checkpoints = folder / "checkpoints"
     saved(checkpoints, state, (5, 10, 15), dataclasses.replace(KEEP, keep_last=3), losses=[1.5, 3.0, 2.0]).close()
-    for step in (10, 15):
-        record(epath.Path(checkpoints / str(step)), state)
+    forget(checkpoints / "5")
     (checkpoints / "12.corrupt").mkdir()
     (checkpoints / "12.corrupt" / "data").write_bytes(b"x" * 2048)
     (checkpoints / "notes").mkdir()

@@ -9,10 +9,10 @@ from data.loader import BatchLoader
 from launch import train
 from tests import tiny
 from tests.reliability import harness
-from train.checkpoint import finished_steps
 from train.console import Console
 from train.meter import TrainingError
 from train.records import RunError, read_metrics
+from train.restore import finished_steps
 
 
 @pytest.fixture

@@ -95,8 +95,11 @@ def wait_for_step(process: subprocess.Popen[bytes], folder: Path, step: int) -> 
 
 def wait_until_frozen(process: subprocess.Popen[bytes], folder: Path) -> None:
     """Waits until a SIGSTOP has stopped a process."""
-    found = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-    assert found is not None and found.si_code == os.CLD_STOPPED, said(folder)
+    until, how = time.monotonic() + BUSY, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
+    while not (found := os.waitid(os.P_PID, process.pid, how)):
+        assert time.monotonic() < until, said(folder)
+        time.sleep(0.02)
+    assert found.si_code == os.CLD_STOPPED, said(folder)
 
 
 def gone(pid: int) -> bool:

@@ -43,7 +43,7 @@ def test_a_start_after_one_that_left_no_checkpoint_begins_anew_and_says_so(tmp_p
         harness.write(tmp_path / "one"),
         "an earlier start of this run left no checkpoint: starting at step 0",
     )
-    faults = "compile:0:sigkill,save:5:sigkill"
+    faults = "compile:0:sigkill,write:5:sigkill"
     code, said = harness.run(folder, FAULT=faults)
     assert code == -signal.SIGKILL and "step 1/" not in said and anew not in said, said
     code, said = harness.run(folder, FAULT=faults)

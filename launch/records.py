@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import defaults
 from data.corpus import Corpus
 from data.tokenizers.tokenizer import Tokenizer
 from launch.experiment import Experiment
@@ -80,7 +81,8 @@ def same_run(
             f"{folder} holds a model imported from {saved['config']['imported.source']}: train in another folder, "
             "with another --config.run.dir"
         )
-    harmless, other = compare_configs(saved["config"], now["config"])
+    # A leaf that an older release did not have: its default is what that release did.
+    harmless, other = compare_configs({**flat(defaults.get_config()), **saved["config"]}, now["config"])
     before = saved["fingerprints"]
     other += [f"{name}: {before[name]} -> {value}" for name, value in fingerprints.items() if before[name] != value]
     if other:

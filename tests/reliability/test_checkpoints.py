@@ -92,7 +92,7 @@ def flip_a_bit(step):
 DAMAGES = {
     "flipped": (flip_a_bit, "not what was saved, by their checksums: params/"),
     "cut": (lambda step: [path.write_bytes(path.read_bytes()[:100]) for path in data_files(step)], "params: "),
-    "deleted": (lambda step: [path.unlink() for path in data_files(step, "training")], "training: "),
+    "deleted": (lambda step: [path.unlink() for path in data_files(step, "training", 0)], "training: "),
     "manifest": (lambda step: (step / "params" / "manifest.ocdbt").write_bytes(b""), "params: "),
     "leaves": (lambda step: (step / "training" / "_METADATA").write_bytes(b""), "training: "),
     "metadata": (lambda step: (step / METADATA).write_bytes(b""), "metadata: "),

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from multiprocessing import parent_process, resource_tracker
+from multiprocessing import active_children, parent_process, resource_tracker
 from typing import Any
 
 import numpy as np
@@ -127,11 +127,26 @@ def _until_closed(batches: Iterable[Batch], *, hushed: bool = False) -> Generato
     try:
         if hushed:
             yield _owned(_first_hushed(iterator))
-            yield from map(_owned, iterator)
+            yield from _watched(map(_owned, iterator))
         else:
             yield from iterator
     finally:
         iterator.close()
+
+
+def _watched(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same. Raises ChildProcessError, with the process, where one that prepares them was ended from outside."""
+    workers = active_children()
+    try:
+        yield from batches
+    except RuntimeError as error:  # Grain has no class for it
+        ended = [f"pid {worker.pid} with exit code {worker.exitcode}" for worker in workers if worker.exitcode]
+        if not ended or "terminated unexpectedly" not in str(error):
+            raise
+        raise ChildProcessError(
+            f"a process that prepares batches (data.workers) has died: {', '.join(ended)}; -9 is a kill, often for "
+            "want of memory: the same command continues from the last checkpoint"
+        ) from error
 
 
 def _first_hushed(iterator: Iterator[Batch]) -> Batch:

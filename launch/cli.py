@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         if (code := explain(error)) is None:
             raise
-        if code == INTERRUPTED:
+        if code == INTERRUPTED and given[:1] == ["train"]:  # other commands save nothing in threads, nor wait
             exit_now(code)
         return code
 

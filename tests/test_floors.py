@@ -15,7 +15,9 @@ MAY_IMPORT = {
     "studies": {"train", "evaluation", "model", "data"},
     "launch": {"configs", "studies", "train", "evaluation", "model", "data"},
 }
-FORBIDDEN = {"torch", "tensorflow", "pickle", "joblib", "dill"}
+FORBIDDEN = {"torch", "tensorflow", "pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal", "tarfile"}
+CALLS = {"eval", "exec", "unpack_archive", "extractall", "system", "allow_pickle"}  # `allow_pickle=` but for False
+READS_ZIP = {"model/ngram_table.py"}  # the headers of an .npz; nothing of it is unpacked to a disk
 
 
 def imports(path: Path) -> set[str]:
@@ -49,6 +51,23 @@ def test_no_forbidden_imports_and_no_deprecated_names():
         for path in (ROOT / folder).rglob("*.py"):
             assert not imports(path) & FORBIDDEN, path
             assert "jax.experimental.pjit" not in path.read_text(encoding="utf-8"), path
+
+
+def calls(path: Path) -> set[str]:
+    """Names of all functions and methods that a file calls, and `allow_pickle` where it is given and not False."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            found.add(getattr(node.func, "id", getattr(node.func, "attr", "")))
+            given = [one.value for one in node.keywords if one.arg == "allow_pickle"]
+            found |= {"allow_pickle" for value in given if not isinstance(value, ast.Constant) or value.value}
+    return found
+
+
+def test_nothing_that_is_read_is_run_or_unpacked():
+    for path in [*(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py")), ROOT / "tessera.py"]:
+        assert not calls(path) & CALLS, f"{path} calls {calls(path) & CALLS}"
+        assert "zipfile" not in imports(path) or path.relative_to(ROOT).as_posix() in READS_ZIP, path
 
 
 def test_files_are_short():

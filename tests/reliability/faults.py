@@ -7,6 +7,7 @@ fault happens once: its mark in the folder of the test outlives the process, so 
 
 import ctypes
 import functools
+import multiprocessing
 import os
 import resource
 import signal
@@ -70,6 +71,7 @@ ACTIONS: dict[str, Callable[[Path], None]] = {
     "nothing": lambda folder: None,
     "full": _full,
     "sigkill": _signalled(signal.SIGKILL),
+    "killworker": lambda folder: os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL),
     "sigterm": _signalled(signal.SIGTERM),
     "sigint": _signalled(signal.SIGINT),
     "sigstop": _signalled(signal.SIGSTOP),

@@ -139,6 +139,12 @@ def test_a_page_escapes_what_it_shows_and_draws(report):
     assert page(report) == html
 
 
+def test_a_cell_that_begins_with_a_digit_is_escaped_too():
+    step = Step("rule", "nowhere", 10, 4, reasons={"1<script>alert(1)</script>": 6})
+    html = page(Report(Tally(10, 4, steps=[step]), {}, (), {}))
+    assert "<script" not in html and "1&lt;script&gt;" in html
+
+
 def test_a_report_of_nothing_is_drawn_too():
     empty = Report(Tally(), {"here": Tally()}, (), {})
     assert "0 of 0 documents stay" in page(empty) and "0 of 0 documents stay" in markdown(empty)

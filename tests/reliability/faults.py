@@ -67,8 +67,18 @@ def _full(folder: Path) -> None:
                 size //= 2
 
 
+VICTIM: list[Any] = []  # what the place `memory` shows to the action `flip`
+
+
+def _flip(folder: Path) -> None:
+    """One bit of what the last device of this process holds of an array, where it lies."""
+    *_, shard = VICTIM.pop().addressable_shards
+    ctypes.c_uint8.from_address(shard.data.unsafe_buffer_pointer()).value ^= 1
+
+
 ACTIONS: dict[str, Callable[[Path], None]] = {
     "nothing": lambda folder: None,
+    "flip": _flip,
     "full": _full,
     "sigkill": _signalled(signal.SIGKILL),
     "killworker": lambda folder: os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL),
@@ -150,10 +160,28 @@ def _in_compile(when: str, act: Callable[[], None]) -> None:
     setattr(Program, "compile", called)  # noqa: B010
 
 
+def _in_memory(when: str, act: Callable[[], None]) -> None:
+    """The first weight, when step `when` is done and before anything looks at it."""
+    import jax
+
+    from train.checks import Checks
+
+    after = Checks.after
+
+    def called(checks: Any, step: int, state: Any, *others: Any) -> None:
+        if step == int(when):
+            VICTIM.append(jax.block_until_ready(jax.tree.leaves(state.params)[0]))
+            act()
+        after(checks, step, state, *others)
+
+    setattr(Checks, "after", called)  # noqa: B010
+
+
 PLACES: dict[str, Callable[[str, Callable[[], None]], None]] = {
     "step": _at_step,
     "between": _between_saves,
     "save": _in_save,
     "write": _in_write,
     "compile": _in_compile,
+    "memory": _in_memory,
 }

@@ -1,5 +1,9 @@
 """Numbers that go wrong: not finite, far off, or not the same where they should be. Whole runs, in this process."""
 
+import json
+import re
+from pathlib import Path
+
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -8,9 +12,11 @@ import pytest
 from data.loader import BatchLoader
 from launch import train
 from tests import tiny
-from tests.reliability import harness
+from tests.reliability import faults, harness
+from train.checks import ReplicasDiffer
 from train.console import Console
 from train.meter import TrainingError
+from train.peers import START_AGAIN
 from train.records import RunError, read_metrics
 from train.restore import finished_steps
 
@@ -111,3 +117,70 @@ def test_a_spike_is_skipped_and_the_window_survives_a_resume(tmp_path, broken):
     # With another window it would be another run.
     whole.train.update(spike_window=0, steps=40)
     assert "train.spike_window: 20 -> 0" in run(whole, RunError)
+
+
+def memory_fails_after(step, monkeypatch):
+    """One bit of the last device's copy of the first weight flips, as in a process of its own."""
+    from train.checks import Checks
+
+    monkeypatch.setattr(Checks, "after", Checks.after)  # to be as before when the test ends
+    faults.PLACES["memory"](str(step), lambda: faults.ACTIONS["flip"](Path()))
+
+
+def test_a_flipped_bit_is_named_before_it_is_saved_and_the_run_goes_on_without_it(tmp_path, monkeypatch):
+    """Row 26. Not due by the number of the step, but a save is. Every third step is also computed twice."""
+    changes = {"mesh__data": 8, "train__steps": 12, "checks__replicas_every": 100, "checks__repeat_every": 3}
+    with monkeypatch.context() as patch:
+        memory_fails_after(8, patch)
+        said = run(config_of(tmp_path / "bad", **changes), ReplicasDiffer)
+    assert re.search(r"step 10: copies .* differ: /params/decoder/[\w/]+ on cpu:7 of this process", said), said
+    # Nothing but what the fault reached is named: that device, whatever else on it went wrong from there.
+    assert said.count("of this process") == said.count(" on cpu:7 of this process")
+    assert finished_steps(tmp_path / "bad" / "run" / "checkpoints")[-1] == 5
+    assert "resuming after step 5" in run(config_of(tmp_path / "bad", **changes))
+    quiet = config_of(tmp_path / "good", **changes | {"checks__replicas_every": 0, "checks__repeat_every": 0})
+    run(quiet)
+    harness.assert_same_run(tmp_path / "bad" / "run", tmp_path / "good" / "run")
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_one_with_the_flipped_bit_is_named(tmp_path):
+    """Row 26. Both end with the code that starts them again, and then the run is the one that nothing disturbed."""
+    changes = {"mesh.data": 8, "checks.replicas_every": 3, "train.steps": 12}
+    folder = harness.write(tmp_path / "two", changes)
+    code, said = harness.run(folder, "--processes=2", FAULT="memory:8:flip@1")
+    assert code == START_AGAIN, said
+    assert re.search(r"step 9: copies .* differ: /params/\S+ on \S+ of process 1 \(host", said), said
+    assert "of process 0 (" not in re.search("copies of the same weights differ.*", said)[0]
+    code, said = harness.run(folder, "--processes=2", FAULT="memory:8:flip@1")
+    assert code == 0 and "resuming after step 5" in said, said
+
+
+TIMES = {"tokens_per_second", "step_seconds", "data_wait", "elapsed", "eta", "mfu", "goodput"}
+PROCESS = {"memory_bytes", "compiles"}  # what else this process has done before
+
+
+def test_the_same_seed_gives_the_same_metrics_line_by_line(tmp_path):
+    """Dropout, packed documents, microbatches and an evaluation; but for `time/…`, `TIMES` and `PROCESS`."""
+    lines = []
+    for name in ("one", "two"):
+        changes = {
+            "train__microbatches": 2,
+            "train__global_batch": 16,
+            "train__eval_every": 5,
+            "data__packing": "best_fit",
+            "mesh__data": 4,
+        }
+        config = config_of(tmp_path / name, mesh__fsdp=2, train__steps=10, **changes)
+        config.data.document_separator = " a"
+        said = run(config)
+        lines.append((tmp_path / name / "run" / "metrics.jsonl").read_text().splitlines())
+    assert len(lines[0]) == len(lines[1]) == 12
+    for number, pair in enumerate(zip(*lines, strict=True)):
+        one, two = (
+            {k: v for k, v in json.loads(line).items() if k not in TIMES | PROCESS and k[:5] != "time/"}
+            for line in pair
+        )
+        assert one == two, number
+        assert {"loss", "grad_norm", "skipped"} <= one.keys() or "eval/loss" in one
+    assert "documents" in said

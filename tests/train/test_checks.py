@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from model.remat import HOST
 from tests import tiny
 from train.checks import Checks, ChecksConfig, ReplicasDiffer
 from train.meter import TrainingError
@@ -60,6 +61,19 @@ def test_a_flipped_bit_is_named_with_leaf_and_device(state):
         flip(state.params[leaf], device, bit)
     flip(state.params["both"], 2)  # no other device holds it
     look.replicas(3, state)
+
+
+def test_an_optimiser_in_the_memory_of_the_host_is_compared_and_copied_too(state):
+    """Row 26."""
+    whole = state.params["whole"]
+    moment = jax.device_put(whole, whole.sharding.with_memory_kind(HOST))
+    state = state.replace(opt_state=(moment,))
+    look = checks(state, jax.jit(lambda state, batch: (state, {}), donate_argnums=0), replicas_every=1, repeat_every=1)
+    look.before(1, state)
+    look.after(1, state, None)
+    flip(moment, 4)
+    with pytest.raises(ReplicasDiffer, match="differ: /opt_state/0 on .*:4 of this process. Memory"):
+        look.after(1, state, None)
 
 
 def test_of_two_copies_none_is_known_to_be_right():

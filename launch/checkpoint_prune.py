@@ -72,7 +72,7 @@ def run(values: Any, rest: Sequence[str]) -> int:
 
 def delete(path: "epath.Path") -> None:
     """Deletes a checkpoint, which stops to be one in one stroke: a kill leaves nothing that counts as finished."""
-    from train.verify import METADATA
+    from train.restore import METADATA
 
     if "://" in path.as_posix():  # a bucket renames file by file: without this one, no step counts
         (path / METADATA).unlink(missing_ok=True)

@@ -7,8 +7,8 @@ import re
 from etils import epath
 
 from train.records import RunError
-from train.restore import CheckpointError
-from train.verify import METADATA, read_about, read_leaves
+from train.restore import METADATA, CheckpointError
+from train.verify import read_about, read_leaves
 
 # What a run or a kill leaves beside finished steps: damaged, unfinished, being written, and waiting to be deleted.
 _ASIDE = re.compile(r"\d+(\.(corrupt|unfinished|orbax-checkpoint-tmp).*)?|\.deleted")
@@ -60,7 +60,7 @@ def read_steps(folder: epath.Path) -> list[Step]:
 
 
 def finished_steps(folder: epath.Path) -> list[int]:
-    """As `train.checkpoint` has them; in a bucket too, where a step is written under its own name from the start."""
+    """As `train.restore` has them; in a bucket too, where a step is written under its own name from the start."""
     marks = (METADATA, "commit_success.txt") if "://" in folder.as_posix() else (METADATA,)
     steps = (path for path in folder.iterdir() if path.name.isdecimal())
     return sorted(int(path.name) for path in steps if all((path / mark).is_file() for mark in marks))

@@ -69,7 +69,7 @@ def read(
     """
     problem, items, sums = "", {}, {}
     try:
-        about = _undamaged("metadata", _description, path)
+        about = _undamaged("metadata", read_description, path)
         _check_tokenizer(path, about.get(TOKENIZER, ""), tokenizer)
         if LEAVES in about:
             saved, sums = _recorded(about[LEAVES], targets)
@@ -121,7 +121,8 @@ def damage_report(folder: Path, damaged: Mapping[int, str]) -> str:
     return f"no whole checkpoint in {folder}:" + "".join(f"\n  step {step}: {why}" for step, why in damaged.items())
 
 
-def _description(path: Path) -> dict[str, Any]:
+def read_description(path: Path) -> dict[str, Any]:
+    """What the checkpoint in `path` says of itself. Raises, as damaged files do, where that is not what was saved."""
     about = json.loads((path / METADATA).read_bytes())["custom_metadata"] or {}
     digest = about.pop(DIGEST, None)
     if digest != _digest(about) and not (digest is None and set(about) <= {TOKENIZER}):

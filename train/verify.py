@@ -18,7 +18,7 @@ from etils import epath
 
 from train.checkpoint import ITEMS
 from train.checksum import digest, part_sums
-from train.restore import LEAVES, METADATA, TOKENIZER, CheckpointError
+from train.restore import LEAVES, METADATA, TOKENIZER, CheckpointError, read_description
 
 # A part is in memory as it is stored, decoded, and copied together, while the next one is being read.
 PART_BYTES = 2**25
@@ -74,10 +74,9 @@ def read_about(step: epath.Path) -> dict[str, Any]:
         CheckpointError: it cannot be read, or is not what was saved.
     """
     try:
-        metadata = json.loads((step / METADATA).read_text())
-        about = metadata["custom_metadata"] or {}
+        about = read_description(step)
         recorded = {name.strip("/"): kind for name, kind in about.get(LEAVES, {}).items()}
-        written = metadata["commit_timestamp_nsecs"]
+        written = json.loads((step / METADATA).read_text())["commit_timestamp_nsecs"]
         return {
             "tokenizer": about.get(TOKENIZER, ""),
             "recorded": recorded,

@@ -60,9 +60,9 @@ def test_ls_says_what_is_there_and_why(run, capsys, where):
     code, out, _ = tessera(capsys, "ls", run / where)
     lines = out.splitlines()
     assert code == OK and [line.split()[0] for line in lines[1:4]] == ["5", "10", "15"]
-    assert "28,544     1.5000  no         best 1" in lines[1]
-    assert "28,544     3.0000  yes        every 10, for good" in lines[2]
-    assert "28,544     2.0000  yes        newest, last 1" in lines[3]
+    assert lines[1].endswith("28,544     1.5000  no         best 1")
+    assert lines[2].endswith("28,544     3.0000  yes        every 10, for good")
+    assert lines[3].endswith("28,544     2.0000  yes        newest, last 1")
     assert lines[4:] == ["set aside: 12.corrupt, 2.0 KiB", "set aside: 20, 0 B"]
 
 

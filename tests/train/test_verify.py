@@ -75,6 +75,13 @@ def test_files_that_are_cut_short_or_gone_are_problems_of_their_leaves(step, dam
     assert all(name.startswith("params/") and "cannot be read" in why for name, why in found.items())
 
 
+def test_a_chunk_that_is_gone_is_not_read_as_zeros(step):
+    """Row 12, of a checkpoint without checksums."""
+    chunks = leaf_of(step).store.kvstore
+    chunks.write(next(key for key in chunks.list().result() if key != b".zarray"), None).result()
+    assert wrong(step, {}).keys() == {LEAF}
+
+
 def test_leaves_that_nobody_recorded_or_nobody_finds_are_problems(step):
     recorded = read_about(step)["recorded"]
     gone = {"params/gone": recorded.pop(LEAF)}

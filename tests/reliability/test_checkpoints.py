@@ -172,7 +172,7 @@ def test_a_reader_takes_an_older_step_and_changes_nothing(folder, states):
     assert names(folder) == ["10", "5"]
 
 
-def test_a_step_that_is_deleted_while_it_is_read_gives_way_to_a_newer_one(folder, states, monkeypatch):
+def test_a_step_that_is_deleted_while_it_is_read_gives_way_to_a_newer_one(folder, states, monkeypatch, recwarn):
     """Row 33. As the run does it: a newer step appears, then the one that is being read goes, in one stroke."""
     shutil.move(folder / "10", folder / "10.orbax-checkpoint-tmp")
     reading = restore._restored
@@ -187,6 +187,7 @@ def test_a_step_that_is_deleted_while_it_is_read_gives_way_to_a_newer_one(folder
     assert finished_steps(folder) == [5]
     params, step = load_params(folder, target(tiny.mesh()).params)
     assert step == 15 and finished_steps(folder) == [10, 15]
+    assert not [warning for warning in recwarn if "damaged" in str(warning.message)]
     assert_equal(params, states[5].params)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from etils import epath
 
 from launch import train
 from tests import tiny
@@ -19,7 +18,6 @@ from train.checkpoint import Checkpoints
 from train.checksum import checksums
 from train.records import read_metrics
 from train.restore import METADATA, CheckpointError, Damaged, finished_steps, load_params, read
-from train.verify import read_about, verify
 
 OLD = Path(__file__).parent / "release_0_1"
 
@@ -225,25 +223,3 @@ def test_a_run_of_release_0_1_goes_on(tmp_path, monkeypatch):
     there = json.loads((OLD.parent / "release_0_1.json").read_text())["losses"]
     losses = [record["loss"] for record in read_metrics(Path("run")) if "loss" in record]
     np.testing.assert_allclose(losses, there, rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_killed_in_ten_saves(tmp_path):
-    """Rows 2 and 3. After each kill, at another moment of a save and of the deletion that follows it, all steps that
-    count as finished are whole; in the end the run is the unbroken one, and nothing lies about."""
-    harness.write(tmp_path, {"train.steps": 60, "checkpoint.keep_last": 1})
-    checkpoints, rng, done = tmp_path / "run" / "checkpoints", random.Random(0), 0
-    for number in range(10):
-        harness.run(tmp_path, FAULT=f"save:{done + 5}+{rng.uniform(0, 0.4):.3f}:sigkill")
-        (tmp_path / "fault.0").unlink()
-        steps = finished_steps(checkpoints)
-        assert max(steps, default=0) >= done
-        done = max(steps, default=0)
-        for step in steps:
-            path = epath.Path(checkpoints / str(step))
-            assert all(v.verified and not v.problem for v in verify(path, read_about(path)["recorded"])), number
-    assert 0 < done < 60
-    code, said = harness.run(tmp_path)
-    assert code == 0, said
-    assert names(checkpoints) == ["60"] and not list(checkpoints.glob(f"{checkpoint.DELETED}/*"))
-    harness.assert_same_run(tmp_path / "run", harness.here(tmp_path))

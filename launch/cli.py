@@ -89,6 +89,8 @@ def explain(error: BaseException) -> int | None:
     """Says what is wrong, in a line; the exit code. None, and nothing said, where only a traceback would help."""
     if isinstance(error, UsageError | flags.Error):
         return _fail(error, USAGE)
+    if isinstance(error, TimeoutError):  # somebody did not come: the next time they may
+        return _fail(error, START_AGAIN)
     if isinstance(error, OSError):
         return _fail(error, IO)
     if isinstance(error, ValueError):

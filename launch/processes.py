@@ -106,16 +106,21 @@ def initialize(found: Processes, *, start_timeout: float, heartbeat_timeout: flo
 
     # It takes SIGTERM away from this process, to say later, in training, that it came: `train.loop` hears it itself.
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(
-        found.coordinator,
-        found.count,
-        found.index,
-        found.local_devices,
-        cluster_detection_method="deactivate",
-        initialization_timeout=round(start_timeout),
-        heartbeat_timeout_seconds=round(heartbeat_timeout),
-        coordinator_bind_address=found.coordinator if address(found.coordinator)[0] in LOOPBACK else None,
-    )
+    try:
+        jax.distributed.initialize(
+            found.coordinator,
+            found.count,
+            found.index,
+            found.local_devices,
+            cluster_detection_method="deactivate",
+            initialization_timeout=round(start_timeout),
+            heartbeat_timeout_seconds=round(heartbeat_timeout),
+            coordinator_bind_address=found.coordinator if address(found.coordinator)[0] in LOOPBACK else None,
+        )
+    except RuntimeError as error:
+        raise TimeoutError(
+            f"the processes met at {found.coordinator}, but jax did not connect them: {error}"
+        ) from error
     begin([str(one) for one in roster], found.index, heartbeat_timeout)
 
 

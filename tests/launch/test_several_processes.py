@@ -3,10 +3,8 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -40,13 +38,6 @@ SPEAKING = """
     if index := os.environ.get("TESSERA_PROCESS"):
         print("process", index, "reads its config")
 """
-BROKEN = """
-    import data.corpus
-    def broken(*_, **__):
-        raise OSError("the disk of process 1 is gone")
-    if os.environ.get("TESSERA_PROCESS") == "1":
-        data.corpus.prepare = broken
-"""
 
 
 def start(folder, *flags, **environ):
@@ -62,27 +53,6 @@ def ended(process, folder, seconds=240):
     """The exit code, and all that was said."""
     code = process.wait(timeout=seconds)
     return code, (folder / "said.txt").read_text(errors="replace")
-
-
-def wait_for_step(process, folder, step):
-    """Waits until the run has logged `step`; the process ids of both children."""
-    path = folder / "run" / "metrics.jsonl"
-    for _ in range(15000):  # 5 minutes: the machine may be busy
-        if path.exists() and path.read_bytes().count(b'"loss"') >= step:
-            said = (folder / "said.txt").read_text(errors="replace")
-            return [int(pid) for pid in re.findall(r"process \d \(host .*?, pid (\d+)\)", said)[:2]]
-        assert process.poll() is None, (folder / "said.txt").read_text(errors="replace")
-        time.sleep(0.02)
-    raise AssertionError((folder / "said.txt").read_text(errors="replace"))
-
-
-def gone(pid):
-    """Whether a process has ended; one that waits for its parent to look has."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def losses(run):
@@ -160,57 +130,3 @@ def test_processes_with_different_configs_are_refused(tmp_path):
     code, said = ended(start(write(tmp_path / "two", {}, more)), tmp_path / "two")
     assert code == 78 and re.search(r"process 0 \(.*\) and process 1 \(.*\) have other configs:\s+seed: 0 -> 1", said)
     assert not (tmp_path / "two" / "run").exists()
-
-
-@pytest.mark.slow
-def test_an_error_in_one_process_ends_both_with_its_traceback(tmp_path):
-    folder = write(tmp_path / "two", {}, BROKEN)
-    code, said = ended(start(folder, TESSERA_TRACEBACK="1"), folder)
-    assert code == 74 and "Traceback" in said, said
-    assert re.search(r"process 1 \(.*\) has ended, so this one ends: OSError: the disk of process 1 is gone", said), (
-        said
-    )
-
-
-@pytest.mark.slow
-def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path):
-    changes = {"train.steps": 100_000, "train.eval_every": 0, "train.sample_every": 0}
-    folder = write(tmp_path / "two", changes)
-    process = start(folder)
-    children = wait_for_step(process, folder, 20)
-    os.kill(children[1], signal.SIGKILL)
-    code, said = ended(process, folder)
-    assert code == 128 + signal.SIGKILL and "process 1 (pid" in said and "was ended by SIGKILL" in said, said
-    assert all(map(gone, children))
-    saved = len(losses(folder / "run")) // 5 * 5
-    process = start(folder, "--processes=2", f"--config.train.steps={saved + 40}")
-    code, said = ended(process, folder)
-    assert code == 0 and re.search(rf"resuming after step ({saved}|{saved - 5})\b", said), said
-
-
-@pytest.mark.slow
-def test_a_frozen_process_is_named_and_ended(tmp_path):
-    folder = write(tmp_path / "two", {"train.steps": 100_000, "train.eval_every": 0, "train.sample_every": 0})
-    process = start(folder)
-    children = wait_for_step(process, folder, 20)
-    os.kill(children[1], signal.SIGSTOP)
-    code, said = ended(process, folder)
-    assert code not in (0, 75), said
-    told = r"waiting for \d+ s at step \d+: process 1 \(.*no sign of life"
-    assert re.search(told, said), said
-    assert all(map(gone, children))
-
-
-@pytest.mark.slow
-def test_children_save_and_stop_when_their_parent_is_killed(tmp_path):
-    folder = write(tmp_path / "two", {"train.steps": 100_000, "train.eval_every": 0, "train.sample_every": 0})
-    process = start(folder)
-    children = wait_for_step(process, folder, 20)
-    process.kill()
-    process.wait()
-    for _ in range(1500):
-        if all(map(gone, children)):
-            break
-        time.sleep(0.1)
-    assert all(map(gone, children))
-    assert "stopped by SIGTERM: step" in (folder / "said.txt").read_text(errors="replace")

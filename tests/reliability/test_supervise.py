@@ -4,12 +4,14 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from launch import cli, supervise
 from tests.reliability import harness
+from train.records import read_metrics
 
 # A process that ends as the next word of plan.txt says, with a code or by a signal (-9).
 CHILD = """
@@ -118,18 +120,48 @@ def test_the_command_line(tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_stuck_shows_its_threads_and_is_started_again(tmp_path):
-    """Row 10. First Python waits for ever, then C code that keeps the interpreter's lock."""
-    folder = harness.write(tmp_path / "two", {"train.stuck_after": 10.0})
-    fault = "step:7:hang@1,step:12:hold@1"
-    process = harness.start(folder, "--processes=2", before=("supervise", "--backoff=0", "--"), FAULT=fault)
-    code, said = harness.end(process, folder)
-    assert code == 0 and "resuming after step 5" in said and "resuming after step 10" in said, said
-    first, second = said.split("resuming after step 5")
-    why = r"no step, evaluation batch or save for \d+ s \(train.stuck_after is 10\)"
-    assert re.search(rf"tessera: {why}: this is what each thread does", first)
-    assert re.search(r'\[process 1\]   File ".*faults.py", line \d+ in _hang', first)
-    assert re.search(rf"process \d \(.*\) has ended, so this one ends: {why}", first)
-    assert re.search(r'\[process 1\]   File ".*faults.py", line \d+ in _hold', second)
-    lines = (folder / "run" / "restarts.jsonl").read_text().splitlines()
-    assert [json.loads(line)["ended"] for line in lines] == ["code 75", "SIGALRM"]
+@pytest.mark.timeout(1200)
+def test_a_run_that_is_killed_stuck_and_frozen_is_started_again_to_the_bit(tmp_path):
+    """Rows 8 and 10. Stuck: first Python waits for ever, then C code that keeps the interpreter's lock."""
+    folder = harness.write(tmp_path / "two", {"train.stuck_after": 15.0})
+    began = time.monotonic()
+    process = harness.start(
+        folder,
+        "--processes=2",
+        before=("supervise", "--backoff=0", "--"),
+        FAULT="step:4:sigkill@1,step:7:hang@1,step:12:hold@1,step:17:sigstop@1",
+    )
+    (code, said), ended = harness.end(process, folder, 2 * harness.BUSY), time.monotonic()
+    assert code == 0, said
+    assert re.search(r"tessera: process 1 \(pid \d+\) was ended by SIGKILL", said)
+    why = r"no step, evaluation batch or save for \d+ s \(train.stuck_after is 15\)"
+    assert re.search(rf"tessera: {why}: this is what each thread does", said)
+    assert re.search(r'\[process 1\]   File ".*faults.py", line \d+ in _hang', said)
+    assert re.search(rf"process \d \(.*\) has ended, so this one ends: {why}", said)
+    assert re.search(r'\[process 1\]   File ".*faults.py", line \d+ in _hold', said)
+    assert re.search(r"waiting for \d+ s at step 1\d: process 1 \(.*\): last at step 1\d, no sign of life", said)
+    lines = [json.loads(line) for line in (folder / "run" / "restarts.jsonl").read_text().splitlines()]
+    assert lines[0]["ended"] == "SIGKILL" and lines[0]["continues_after"] == 0
+    assert {"code 75", "SIGALRM"} <= {line["ended"] for line in lines[1:]}
+    lost = [record["time/lost"] for record in read_metrics(folder / "run") if "time/lost" in record][-1]
+    assert 30 < lost < ended - began  # at least the time in which two watchdogs waited
+
+    whole = harness.write(tmp_path / "whole")
+    code, said = harness.run(whole, "--processes=2")
+    assert code == 0, said
+    harness.assert_same_run(folder / "run", whole / "run")
+
+
+@pytest.mark.slow
+def test_all_save_and_stop_when_the_supervisor_is_killed(tmp_path):
+    """Row 8."""
+    folder = harness.write(tmp_path / "two", {"train.steps": 100_000})
+    process = harness.start(folder, "--processes=2", before=("supervise", "--"))
+    children = harness.wait_for_step(process, folder, 20)
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 150
+    while not all(map(harness.gone, children)):
+        assert time.monotonic() < until, harness.said(folder)
+        time.sleep(0.1)
+    assert "stopped by SIGTERM: step" in harness.said(folder)

@@ -157,6 +157,10 @@ def _run(command: str, values: flags.FlagValues, rest: Sequence[str]) -> int:
             backoff=values.backoff,
             again=values.command_line,
         )
+    if command == "train" and values.verify_resume:
+        from launch import verify_resume
+
+        return verify_resume.run(values)
     if command == "train" and values.processes > 1:
         from launch import children
 
@@ -215,6 +219,22 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
         )
         flags.DEFINE_float(
             "heartbeat_timeout", 60.0, "seconds of silence of one process after which all end", 2.0, flag_values=values
+        )
+        flags.DEFINE_string(
+            "resume",
+            "",
+            "a run, or RUN/checkpoints/STEP, to begin from; where it is the run of the config: it must continue",
+            flag_values=values,
+        )
+        flags.DEFINE_integer(
+            "stop_after", 0, "save after this step and end; 0: after train.steps", 0, flag_values=values
+        )
+        flags.DEFINE_integer(
+            "verify_resume",
+            0,
+            "try in folders beside the run whether so many steps are the same with a kill in the middle; 0: train",
+            0,
+            flag_values=values,
         )
         flags.DEFINE_string("profile", "", "trace steps into RUN/profile: steps:10-13", flag_values=values)
         flags.DEFINE_bool(

@@ -29,7 +29,12 @@ def train(values: Any, rest: Sequence[str]) -> int:
         from train.profile import parse
 
         return train.run(
-            values.config, fresh=values.fresh, again=shlex.join(["tessera", *again]), profile=parse(values.profile)
+            values.config,
+            fresh=values.fresh,
+            again=shlex.join(["tessera", *again]),
+            profile=parse(values.profile),
+            resume=values.resume,
+            stop_after=values.stop_after,
         )
 
     return together(run, values.processes, values.devices, values.start_timeout, values.heartbeat_timeout)

@@ -21,6 +21,8 @@ from train.console import Console
 from train.peers import peers
 from train.records import RunError, compare_configs, environment, open_run, read_object, write_json
 
+SIZES = ("files", "bytes of files", "documents", "bytes of text", "tokens")  # of a part of a corpus
+
 
 def run_folder(experiment: Experiment, fresh: bool, console: Console) -> Path:
     """The run folder; with `fresh`, an old one steps aside: nothing is deleted."""
@@ -73,6 +75,7 @@ def same_run(
     path = folder / "config.json"
     fingerprints = {"corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
     now = {"config": flat(config), "model": dataclasses.asdict(model), "fingerprints": fingerprints}
+    now["data"] = contents(corpus)
     if not path.is_file():
         return now
     saved = read_object(path, "config", "fingerprints")
@@ -83,8 +86,7 @@ def same_run(
         )
     # A leaf that an older release did not have: its default is what that release did.
     harmless, other = compare_configs({**flat(defaults.get_config()), **saved["config"]}, now["config"])
-    before = saved["fingerprints"]
-    other += [f"{name}: {before[name]} -> {value}" for name, value in fingerprints.items() if before[name] != value]
+    other += fingerprint_changes(saved, now)
     if other:
         raise RunError(
             f"{folder} holds another run:\n  " + "\n  ".join(other) + "\n"
@@ -96,6 +98,38 @@ def same_run(
     if saved["config"]["train.steps"] != experiment.train.steps and schedule in ("cosine", "linear", "wsd"):
         console.warn(f"the {schedule} schedule now spans {experiment.train.steps} steps: the learning rate jumps")
     return now
+
+
+def contents(corpus: Corpus) -> dict[str, dict[str, Any]]:
+    """How much there is of each part of a corpus, so that a change can be told by more than a fingerprint."""
+    found = {}
+    for name, part in corpus.parts.items():
+        stores, provenance = (part.train, part.held_out), part.train.manifest["provenance"]
+        found[name] = {
+            "path": provenance["path"],
+            "files": provenance["num_files"],
+            "bytes of files": provenance["num_bytes"],
+            "documents": sum(store.num_documents for store in stores),
+            "bytes of text": sum(store.num_bytes for store in stores),
+            "tokens": sum(store.num_tokens for store in stores),
+            "fingerprint": part.train.manifest["source_fingerprint"],
+        }
+    return found
+
+
+def fingerprint_changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is not the same of the corpus and the tokeniser, a line each, as `same_run` records them."""
+    before, after = saved["fingerprints"], now["fingerprints"]
+    lines = [f"{name}: {before.get(name)} -> {value}" for name, value in after.items() if before.get(name) != value]
+    if before.get("corpus") == after["corpus"]:
+        return lines
+    for name, part in now["data"].items():
+        known = saved.get("data", {}).get(name, part)  # older runs do not say it
+        if known["fingerprint"] != part["fingerprint"]:
+            sizes = [f"{what} {known[what]} -> {part[what]}" for what in SIZES if known[what] != part[what]]
+            same = f"{part['documents']} documents as before, of which some were changed or moved"
+            lines.append(f"  data of {name and f'{name}, '}{part['path']}: {', '.join(sizes) or same}")
+    return lines
 
 
 def write_run(folder: Path, record: dict[str, Any], tokenizer: Tokenizer) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import time
+from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
@@ -13,6 +14,7 @@ from data.loader import BatchLoader
 from launch import disk, header, scores
 from launch.count import count
 from launch.experiment import Experiment, read
+from launch.origin import find_origin, show_origin
 from launch.plan.oom import answered
 from launch.processes import SINCE
 from launch.program import Program, assemble, check
@@ -20,7 +22,7 @@ from launch.records import check_same_config, open_shared_run, same_run, write_r
 from launch.rows import described, train_rows
 from model.config import flops_per_sequence
 from train.agreement import Agreement
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoints, load_state
 from train.checks import Checks
 from train.console import Console
 from train.goodput import Clock, breakdown, earlier_seconds
@@ -42,21 +44,27 @@ def run(
     again: str = "",
     console: Console | None = None,
     profile: ProfileSteps | None = None,
+    resume: str = "",
+    stop_after: int = 0,
 ) -> int:
     """Trains the experiment of `config` in its run folder, or continues it: the exit code.
 
-    0: all steps are done. 75: stopped by a signal; `again` is the command that continues, for the message. The steps of
-    `profile` are traced into the folder `profile` of the run.
+    0: all steps are done, or those up to `stop_after`. 75: stopped by a signal; `again` is the command that continues,
+    for the message. The steps of `profile` are traced into the folder `profile` of the run. `resume`: a run or a
+    checkpoint that must be continued, see `launch.origin`.
     """
     group, began = peers(), time.monotonic()
     console = console or Console(speaks=group.first)
     check_same_config(config)
     experiment = read(config)
     if experiment.model.architecture == "ngram":
+        if resume or stop_after:
+            raise ValueError("an n-gram model is counted in one go: --resume and --stop_after are of no use to it")
         if group.several:
             raise ValueError(f"an n-gram model is counted by one process: {len(group.names)} were started")
         return count(config, experiment, fresh=fresh, console=console)
     mesh = check(experiment)  # before anything is written
+    origin = find_origin(Path(experiment.run.dir).expanduser(), resume, fresh=fresh)
     with (
         open_shared_run(experiment, fresh, console) as folder,
         jax.set_mesh(mesh),
@@ -93,11 +101,21 @@ def run(
             lambda kind, *_: None if kind and (group.several or kind is KeyboardInterrupt) else checkpoints.close()
         )
         state, done = checkpoints.resume(program.target) or (None, None)
+        if origin:
+            record["origin"] = dataclasses.asdict(origin)
+        if origin and done is None:
+            show_origin(origin, record, experiment.train.steps, console)
+            kept, done = origin.checkpoints / str(origin.step), origin.step
+            state = load_state(kept, program.target, program.tokenizer.fingerprint, console.warn)
         if done is None and (folder / "config.json").is_file():
             console.warn("an earlier start of this run left no checkpoint: starting at step 0")
         if done is not None and done >= experiment.train.steps:
             console.say(f"run {folder} is complete: {done} of {experiment.train.steps} steps are done")
             console.say(f"  more: --config.train.steps={2 * done}    anew: --fresh")
+            return DONE
+        until = min(stop_after or experiment.train.steps, experiment.train.steps)
+        if done is not None and done >= until:
+            console.say(f"step {done} of run {folder} is done: --stop_after={stop_after} asks for no more")
             return DONE
         if profile:
             profile.check(experiment.train.steps)
@@ -127,6 +145,7 @@ def run(
                 batches,
                 scores.placer(program, experiment.train.global_batch),
                 config=experiment.train,
+                until=until,
                 evaluate=evaluate,
                 sample=sample,
                 checkpoints=checkpoints,
@@ -141,6 +160,9 @@ def run(
         epochs = ", ".join(f"{name or 'the corpus'} {share:.2f} times" for name, share in loader.epochs(step).items())
         console.say(f"data: read {epochs}")
         console.say(f"goodput: {breakdown(clock)}")
+        if step == until < experiment.train.steps:
+            console.say(f"step {step} is saved, and --stop_after={stop_after}: without it the run continues")
+            return DONE
         if step < experiment.train.steps:
             saved = f"step {step} is saved" if step > (done or 0) else "no new step was done"
             console.say(f"stopped by {stop.name}: {saved}. The run continues with\n  {again or 'the same command'}")

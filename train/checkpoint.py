@@ -101,10 +101,7 @@ class Checkpoints:
         Raises:
             CheckpointError: damaged files; leaves that do not fit, listed; another tokeniser.
         """
-        try:
-            return self._read(step, target)
-        except Damaged as error:
-            raise CheckpointError(damage_report(self._folder, {step: str(error)})) from error
+        return load_state(self._folder / str(step), target, self._tokenizer, self._warn)
 
     def resume(self, target: State) -> tuple[State, int] | None:
         """The newest whole checkpoint, like `target`, and its step; None where nothing was saved.
@@ -147,8 +144,7 @@ class Checkpoints:
         self._manager.close()
 
     def _read(self, step: int, target: State) -> State:
-        items = read(self._folder / str(step), _items(target), self._tokenizer, self._warn)
-        return State(params=items["params"], **items["training"])
+        return _state(self._folder / str(step), target, self._tokenizer, self._warn)
 
     def _set_aside(self, damaged: Mapping[int, str], whole: int) -> None:
         with peers().first_alone("damaged checkpoints"):
@@ -157,6 +153,14 @@ class Checkpoints:
                 (self._folder / str(step)).rename(aside)
                 self._warn(f"the run goes on from step {whole}; the damaged checkpoint {step} is now {aside}")
         self._manager.reload()
+
+
+def load_state(path: Path, target: State, tokenizer: str, warn: Callable[[str], None]) -> State:
+    """The state in one checkpoint of another run, of which nothing is changed. Raises as `Checkpoints.restore`."""
+    try:
+        return _state(path, target, tokenizer, warn)
+    except Damaged as error:
+        raise CheckpointError(damage_report(path.parent, {int(path.name): str(error)})) from error
 
 
 def save_params(folder: Path, params: Any, tokenizer: str = "") -> None:
@@ -193,6 +197,11 @@ def _delete(folder: Path) -> None:
 def _free_name(path: Path) -> Path:
     others = (path.with_name(f"{path.name}.{number}") for number in itertools.count(2))
     return next(name for name in itertools.chain([path], others) if not name.exists())
+
+
+def _state(path: Path, target: State, tokenizer: str, warn: Callable[[str], None]) -> State:
+    items = read(path, _items(target), tokenizer, warn)
+    return State(params=items["params"], **items["training"])
 
 
 def _items(state: State) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def train(
     place: Callable[[Mapping[str, np.ndarray]], Any],
     *,
     config: TrainConfig,
+    until: int,
     evaluate: Callable[[Any], dict[str, float]],
     sample: Callable[[Any, int], None],
     checkpoints: Checkpoints,
@@ -75,11 +76,12 @@ def train(
     stop: "StopSignal",
     agreement: Agreement,
 ) -> State:
-    """Trains from `state.step` to `config.steps`, or until `stop` is requested; the last state is then on disk.
+    """Trains from `state.step` to step `until`, or until `stop` is requested; the last state is then on disk.
 
     All processes of a run call this and leave after the same step: `agreement` shares what one of them sees.
 
-    `batches` starts at the batch of `state.step`. `evaluate(params)` and `sample(params, step)` come from the caller:
+    `batches` starts at the batch of `state.step`. What only comes at the end of a run, such as the last evaluation,
+    comes after `config.steps`. `evaluate(params)` and `sample(params, step)` come from the caller:
     during training their errors are only reported, after the last step they are raised.
 
     Raises:
@@ -90,7 +92,7 @@ def train(
     phase = meter.clock.phase
     meter.start(step)
     stopping, overdue = agreement.largest(stop.number, checkpoints.overdue())
-    while step < config.steps and not stopping:
+    while step < until and not stopping:
         # Run: dispatch this step, then read the metrics of the previous one, which the devices have finished.
         with phase("data"):
             batch = place(next(batches))

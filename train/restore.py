@@ -48,6 +48,18 @@ def is_step(name: str) -> bool:
     return name.isascii() and name.isdigit() and name == str(int(name))
 
 
+def saved_leaves(path: Path) -> dict[str, str]:
+    """Path of each array in a checkpoint -> shape, type and checksum, as they were when it was saved.
+
+    Raises:
+        CheckpointError: not a finished checkpoint, or one without checksums.
+    """
+    try:
+        return _undamaged("metadata", read_description, path)[LEAVES]
+    except (Damaged, KeyError) as error:
+        raise CheckpointError(f"{path} tells no checksums: {error}") from error
+
+
 def description(items: Mapping[str, Any], tokenizer: str) -> dict[str, Any]:
     """What a checkpoint of `items` says of itself: shape, type and checksum of each leaf, and the tokeniser."""
     sums = checksums(items)

@@ -107,6 +107,7 @@ def test_seeds_share_no_epoch(counting_store):
 
 @pytest.mark.parametrize("process_count", [1, 2, 4])
 def test_batches_do_not_depend_on_the_number_of_processes(counting_store, process_count):
+    """Row 19 of docs/reliability.md."""
     store = counting_store(101)
     whole = loader(store, global_batch=8)
     parts = [loader(store, global_batch=8, local_rows=share(index, process_count)) for index in range(process_count)]
@@ -126,6 +127,7 @@ def test_rows_of_a_process_may_lie_apart_and_may_be_those_of_another(counting_st
 
 @pytest.mark.parametrize("prefetch", [0, 1, 3])
 def test_resuming_anywhere_equals_the_unbroken_run(counting_store, prefetch):
+    """Row 20 of docs/reliability.md: in mid-epoch and at its edge."""
     store = counting_store(45)
     unbroken = [blocks(batch) for batch in itertools.islice(loader(store, prefetch=prefetch).iterate(0), 12)]
     for start in (1, 5, 11):

@@ -110,21 +110,6 @@ def test_two_processes_train_as_one(tmp_path, mesh):
         ]
 
 
-@pytest.mark.slow
-def test_a_run_of_one_process_continues_with_two_and_back(tmp_path):
-    changes = {"mesh.data": 1, "mesh.fsdp": 8, "optimizer.schedule": "constant"}
-    folder = write(tmp_path / "two", changes)
-    run = alone(folder, {**changes, "train.steps": 4})
-    process = start(folder, "--processes=2", f"--config.run.dir={run}", "--config.train.steps=8")
-    code, said = ended(process, folder)
-    assert code == 0 and "resuming after step 4" in said, said
-    alone(folder, {**changes, "train.steps": 12})
-    (tmp_path / "whole").mkdir()
-    whole = alone(tmp_path / "whole", {**changes, "train.steps": 12})
-    assert len(losses(run)) == 12
-    np.testing.assert_allclose(losses(run), losses(whole), atol=1e-6)
-
-
 def test_processes_with_different_configs_are_refused(tmp_path):
     more = "config.seed = int(os.environ.get('TESSERA_PROCESS', 0))"
     code, said = ended(start(write(tmp_path / "two", {}, more)), tmp_path / "two")

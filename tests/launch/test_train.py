@@ -101,22 +101,18 @@ def test_the_same_command_again_says_that_the_run_is_complete(finished, capsys):
     assert (folder / "run" / "metrics.jsonl").read_bytes() == before
 
 
-def test_another_config_in_the_same_folder_is_refused_with_the_difference(finished):
+@pytest.mark.parametrize(
+    "change",
+    [("model.embed_dim", 32, 64), ("optimizer.name", "adamw", "lion"), ("data.tokenizer", "byte", "char")],
+    ids=["width", "optimizer", "tokenizer"],
+)
+def test_another_config_in_the_same_folder_is_refused_with_the_difference(finished, change):
+    """Row 27. What is allowed, with a note: see `test_more_steps_continue_a_complete_run`."""
     folder, _ = finished
+    name, before, after = change
     config = tiny.config(folder)
-    config.model.embed_dim = 64
-    with pytest.raises(RunError, match=r"holds another run:\n  model.embed_dim: 32 -> 64"):
-        train.run(config)
-
-
-def test_other_data_in_the_same_folder_is_refused(tmp_path):
-    config = tiny.config(tmp_path)
-    config.train.steps = 4
-    assert train.run(config) == train.DONE
-    source = tmp_path / "corpus.txt"
-    source.write_text(source.read_text().replace("a", "b", 1))
-    config.train.steps = 8
-    with pytest.raises(RunError, match=r"holds another run:\n  corpus: "):
+    config.update_from_flattened_dict({name: after, "train.sample_prompts": ("a",)})
+    with pytest.raises(RunError, match=rf"holds another run:\n(  .*\n)*  {name}: {before!r} -> {after!r}\n"):
         train.run(config)
 
 
@@ -131,6 +127,7 @@ def test_fresh_starts_over_and_deletes_nothing(tmp_path):
 
 
 def test_more_steps_continue_a_complete_run(tmp_path, capsys):
+    """Row 27: a harmless change."""
     config = tiny.config(tmp_path)
     config.optimizer.schedule = "constant"
     config.train.steps = 6

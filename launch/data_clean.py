@@ -1,6 +1,7 @@
 """`tessera data clean`: sources of text, through rules and searches for repetition, into a folder of documents."""
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -118,13 +120,24 @@ class RunScorer:
 
 def scorer_of(run: str) -> RunScorer:
     """With the newest finished checkpoint that a run has now. Raises RunError where there is no such folder."""
-    from launch.count import TABLE
-    from launch.published import find, is_published
-    from launch.saved import read_run
-    from train.restore import finished_steps
+    from launch.published import find
+    from train import restore
 
     folder = find(run)
-    step = max(finished_steps(folder / "checkpoints"), default=None)
+    while True:
+        step = max(restore.finished_steps(folder / "checkpoints"), default=None)
+        with contextlib.suppress(FileNotFoundError):
+            scorer = RunScorer(run, step, _state(folder, step))
+            if step is None or step in restore.finished_steps(folder / "checkpoints"):
+                return scorer
+        # The run trains meanwhile, and deleted this step while its files were looked at: there is a newer one.
+
+
+def _state(folder: Path, step: int | None) -> str:
+    from launch.count import TABLE
+    from launch.published import is_published
+    from launch.saved import read_run
+
     if is_published(folder):
         known, read = None, folder.glob("*")
     else:
@@ -132,7 +145,7 @@ def scorer_of(run: str) -> RunScorer:
         known = json.dumps([record["model"], record["fingerprints"]], sort_keys=True)
         read = folder.glob(TABLE) if step is None else (folder / "checkpoints" / str(step)).glob("**/*")
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(read) if path.is_file()]
-    return RunScorer(run, step, hashlib.blake2b(repr((known, files)).encode(), digest_size=16).hexdigest())
+    return hashlib.blake2b(repr((known, files)).encode(), digest_size=16).hexdigest()
 
 
 def _names(values: Any) -> list[str]:

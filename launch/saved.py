@@ -36,13 +36,16 @@ def load_run(
     The parameters lie on `mesh` by `rules`; without a mesh, whole on the first device.
 
     Raises:
-        RunError: not the folder of a run. CheckpointError: no such step, or another network in the checkpoint.
+        RunError: not the folder of a run, or one without its n-grams. CheckpointError: no such step, or another
+            network in the checkpoint.
     """
     config = recorded_model(folder, read_run(folder))
     if max_length is not None:
         config = dataclasses.replace(config, max_length=max_length)
     tokenizer = load_tokenizer(folder / "tokenizer")
     if config.architecture == "ngram":
+        if not (folder / TABLE).is_file():
+            raise RunError(f"{folder / TABLE} is not there: its `tessera train`, given again, counts the n-grams")
         return config, load_ngram(folder / TABLE), tokenizer
     mesh, rules = mesh or single_device_mesh(), rules or ShardingRules()
     weights = parameters.weights(build(config, rules))

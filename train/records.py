@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from data.atomic import write_file
 from data.json_text import parse_json
 
 # A resumed run may differ in these: they change where, how often and how long, not what is computed from which data.
@@ -98,9 +99,7 @@ def open_run(folder: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def environment() -> dict[str, Any]:

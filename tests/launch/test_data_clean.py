@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -185,6 +186,23 @@ def test_a_scorer_is_the_newest_checkpoint_and_what_it_was_made_of(tmp_path):
     assert checkpoint(10, "longer").state != first.state
     (tmp_path / "config.json").write_text(json.dumps(record | {"fingerprints": {"tokenizer": "b"}}))
     assert checkpoint(10, "x").state != first.state
+
+
+def test_a_scorer_is_chosen_again_where_its_checkpoint_is_deleted_meanwhile(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}, "model": {}, "fingerprints": {}}))
+    for step in ("10", "20", "30"):
+        (tmp_path / "checkpoints" / step).mkdir(parents=True)
+        (tmp_path / "checkpoints" / step / "_CHECKPOINT_METADATA").write_text(step)
+    stat = Path.stat
+
+    def deleted_before_the_second(path: Path, **options) -> os.stat_result:
+        if path.parent.name == "30" and looked.append(path) is None and len(looked) == 3:
+            shutil.rmtree(path.parent)
+        return stat(path, **options)
+
+    looked: list[Path] = []
+    monkeypatch.setattr(Path, "stat", deleted_before_the_second)
+    assert data_clean.scorer_of(str(tmp_path)).step == 20
 
 
 def test_a_model_scores_before_anything_personal_is_hidden(monkeypatch):

@@ -17,7 +17,8 @@ from data.store.store import open_store, verify_store
 from data.tokenizers import files as tokenizer_files
 from data.tokenizers.pretrained import load_pretrained_tokenizer
 from data.tokenizers.tokenizer import ByteTokenizer, load_tokenizer
-from launch.saved import recorded_model
+from launch.count import TABLE
+from launch.saved import load_run, recorded_model
 from model.config import ModelConfig
 from model.ngram_table import count_ngrams, load_ngram, save_ngram
 from model.pretrained.safetensors_files import DTYPES, WeightsError, open_file
@@ -354,3 +355,12 @@ def test_a_prompt_that_looks_like_code_is_a_prompt(tmp_path, monkeypatch, capsys
     assert tessera.main(["train", "--config=gpt_demo", flag, "--print_config"]) == 0
     assert repr((CODE,)) in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_an_ngram_run_without_its_table_names_it_and_the_way_out(tmp_path):
+    """Row 11."""
+    config = ModelConfig(architecture="ngram", ngram_order=2, vocab_size=256, max_length=8)
+    run = make_run(tmp_path / "run", config, count_ngrams(np.arange(64) % 8, 256, 2))
+    (run / TABLE).unlink()
+    with pytest.raises(RunError, match=r"run/ngram\.npz is not there: its `tessera train`, given again, counts"):
+        load_run(run)

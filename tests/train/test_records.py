@@ -67,6 +67,10 @@ def test_json_is_written_whole(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"x": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+    (tmp_path / "b.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_json(tmp_path / "b.json", {"x": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]  # nothing half done is left
 
 
 def test_differences_are_harmless_or_another_run():

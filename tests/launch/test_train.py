@@ -3,28 +3,18 @@
 import json
 import re
 
-import jax
 import numpy as np
 import pytest
 
-import tessera
 from data.errors import DataError
 from launch import train
 from launch.experiment import read
 from launch.program import check
 from tests import tiny
+from tests.reliability import harness
 from train.console import Console
 from train.profile import ProfileSteps
 from train.records import RunError, read_metrics
-
-
-def params_of(folder):
-    return jax.tree.leaves(jax.device_get(tessera.load(folder).params))
-
-
-def assert_same_params(a, b):
-    for x, y in zip(params_of(a), params_of(b), strict=True):
-        np.testing.assert_array_equal(x, y)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +138,7 @@ def test_more_steps_continue_a_complete_run(tmp_path, capsys):
     whole.optimizer.schedule = "constant"
     whole.update_from_flattened_dict({"train.steps": 12, "run.dir": str(tmp_path / "whole")})
     assert train.run(whole) == train.DONE
-    assert_same_params(tmp_path / "run", tmp_path / "whole")
+    harness.assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_corpus_shorter_than_a_batch_is_an_error_with_numbers(tmp_path):

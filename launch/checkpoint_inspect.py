@@ -1,6 +1,5 @@
 """`tessera checkpoint inspect`: what is in a checkpoint, leaf by leaf."""
 
-import json
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -49,13 +48,15 @@ def _writer(step: "Step") -> str:
     """When, and by which versions: those of the last start of the run before that."""
     if step.written is None:
         return "not recorded"
+    from data.json_text import parse_json
+
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(step.written))
     try:
-        starts = json.loads((step.folder.parent.parent / "environment.json").read_text())
+        starts = parse_json((step.folder.parent.parent / "environment.json").read_bytes())
         before = [
             s for s in starts if time.mktime(time.strptime(s["started"][:19], "%Y-%m-%dT%H:%M:%S")) <= step.written
         ]
         versions = ", ".join(f"{name} {version}" for name, version in before[-1]["packages"].items())
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return f"{when}, by versions that are not known"
     return f"{when}, by {versions}"

@@ -1,6 +1,5 @@
 """`tessera checkpoint ls`: the checkpoints of a run, and why each is kept."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -58,11 +57,11 @@ def reasons(steps: Sequence["Step"], policy: Mapping[str, int]) -> dict[int, lis
     why: dict[int, list[str]] = {step.number: [] for step in steps}
     if steps:
         why[steps[-1].number].append("newest")
-    for step in steps[-last:] if (last := policy.get("keep_last", 0)) else ():
+    for step in steps[-last:] if (last := policy["keep_last"]) else ():
         why[step.number].append(f"last {last}")
-    for step in best(steps, count) if (count := policy.get("keep_best", 0)) else ():
+    for step in best(steps, count) if (count := policy["keep_best"]) else ():
         why[step.number].append(f"best {count}")
-    for step in steps if (every := policy.get("keep_every_steps", 0)) else ():
+    for step in steps if (every := policy["keep_every_steps"]) else ():
         if step.number % every == 0:
             why[step.number].append(f"every {every}, for good")
     return why
@@ -75,9 +74,13 @@ def best(steps: Sequence["Step"], count: int) -> list["Step"]:
 
 
 def _policy(run: "epath.Path") -> dict[str, int]:
-    """What the config of the run says of keeping; empty where there is no config."""
-    try:
-        config = json.loads((run / "config.json").read_text())["config"]
-    except (OSError, ValueError, LookupError):
-        return {}
-    return {name.removeprefix("checkpoint."): value for name, value in config.items() if name.startswith("checkpoint.")}
+    """What the config of the run says of keeping; 0 for each where there is none. Raises RunError."""
+    from train.records import RunError, read_object
+
+    path = run / "config.json"
+    config = read_object(path, "config")["config"] if path.is_file() else {}
+    policy = {name: config.get(f"checkpoint.{name}", 0) for name in ("keep_last", "keep_best", "keep_every_steps")}
+    for name, value in policy.items():
+        if type(value) is not int or value < 0:
+            raise RunError(f"{path} says checkpoint.{name} is {value!r}: it must be a whole number, from 0 on")
+    return policy

@@ -1,13 +1,13 @@
 """The checkpoints of a run as folders, on a disk or in a bucket: which there are, and what each says of itself."""
 
 import dataclasses
-import json
 import re
 
 from etils import epath
 
+from data.json_text import parse_json
 from train.records import RunError
-from train.restore import METADATA, CheckpointError
+from train.restore import CheckpointError, finished_steps
 from train.verify import read_about, read_leaves
 
 # What a run or a kill leaves beside finished steps: damaged, unfinished, being written, and waiting to be deleted.
@@ -59,13 +59,6 @@ def read_steps(folder: epath.Path) -> list[Step]:
     return steps
 
 
-def finished_steps(folder: epath.Path) -> list[int]:
-    """As `train.restore` has them; in a bucket too, where a step is written under its own name from the start."""
-    marks = (METADATA, "commit_success.txt") if "://" in folder.as_posix() else (METADATA,)
-    steps = (path for path in folder.iterdir() if path.name.isdecimal())
-    return sorted(int(path.name) for path in steps if all((path / mark).is_file() for mark in marks))
-
-
 def choose(steps: list[Step], number: int | None, folder: epath.Path) -> Step:
     """The step of that number, or the newest. Raises CheckpointError."""
     if not steps:
@@ -93,6 +86,6 @@ def disk_bytes(path: epath.Path) -> int:
 
 def _eval_loss(step: epath.Path) -> float | None:
     try:
-        return float(json.loads((step / "metrics" / "metrics").read_text())["eval_loss"])
+        return float(parse_json((step / "metrics" / "metrics").read_bytes())["eval_loss"])
     except (OSError, ValueError, LookupError, TypeError):
         return None

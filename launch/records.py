@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import defaults
 from data.corpus import Corpus
+from data.json_text import parse_json
 from data.tokenizers.tokenizer import Tokenizer
 from launch.experiment import Experiment
 from launch.leaves import flat
@@ -135,7 +136,7 @@ def fingerprint_changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]
 def write_run(folder: Path, record: dict[str, Any], tokenizer: Tokenizer) -> None:
     """config.json, the tokeniser, and environment.json with one entry a start: process 0's, with the others' in it."""
     path = folder / "environment.json"
-    starts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    starts = _starts(path) if path.is_file() else []
     everyone = [json.loads(text) for text in peers().gather("environment", json.dumps(environment()))]
     if not peers().first:
         return
@@ -143,3 +144,13 @@ def write_run(folder: Path, record: dict[str, Any], tokenizer: Tokenizer) -> Non
     tokenizer.save(folder / "tokenizer")
     write_json(path, [*starts, {**everyone[0], **others}])
     write_json(folder / "config.json", record)
+
+
+def _starts(path: Path) -> list[Any]:
+    try:
+        found = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise RunError(f"{path} is no JSON: {str(error)[:150]}: rename it, and the run begins another") from error
+    if not isinstance(found, list):
+        raise RunError(f"{path} must hold a list of starts: rename it, and the run begins another")
+    return found

@@ -12,14 +12,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from data.json_text import parse_json
 from train.peers import peers
 from train.restore import CheckpointError, Damaged, damage_report, description, is_step, read, saved_steps
 from train.state import State
 
 ITEMS = ("params", "training")  # separate, so that the network can be loaded without the optimiser
+# Of an array in a file, of which a chunk is decoded as a whole: Orbax's are as large as the shard of a device, which is
+# more than `tessera checkpoint verify` may take.
+CHUNK_BYTES = 2**26
 DELETED = ".deleted"  # where steps wait to be deleted: under their number they are whole, or not there
 
 
@@ -183,7 +188,7 @@ def _clear_leftovers(folder: Path) -> None:
             path.rename(_free_name(path.with_name(f"{path.name}.unfinished")))
     for path in folder.glob("*/metrics/metrics"):
         try:
-            _goodness(json.loads(path.read_bytes()))
+            _goodness(parse_json(path.read_bytes()))
         except (ValueError, LookupError, TypeError):  # the step has no score then
             path.rename(_free_name(path.with_name("metrics.corrupt")))
 
@@ -216,10 +221,15 @@ def _goodness(metrics: dict[str, float]) -> float:
 def _save(
     manager: ocp.CheckpointManager, step: int, items: Mapping[str, Any], tokenizer: str, metrics: Any = None
 ) -> None:
-    args = ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in items.items()})
+    args = ocp.args.Composite(**{name: _chunked(item) for name, item in items.items()})
     about = description(items, tokenizer)
     if not manager.save(step, args=args, metrics=metrics, force=True, custom_metadata=about):
         raise CheckpointError(f"checkpoint {step} was not written to {manager.directory}")
+
+
+def _chunked(item: Any) -> ocp.args.StandardSave:
+    how = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), item)
+    return ocp.args.StandardSave(item, save_args=how)
 
 
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:

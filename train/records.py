@@ -13,10 +13,13 @@ import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.atomic import write_file
 from data.json_text import parse_json
+
+if TYPE_CHECKING:
+    from etils import epath
 
 # A resumed run may differ in these: they change where, how often and how long, not what is computed from which data.
 HARMLESS = ("run.", "checkpoint.", "checks.", "mesh.", "sharding.", "expect.")
@@ -221,7 +224,7 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def read_object(path: Path, *parts: str) -> dict[str, Any]:
+def read_object(path: "Path | epath.Path", *parts: str) -> dict[str, Any]:
     """What a file of a run says: a JSON object, and `parts` of it that are objects too. Raises RunError for others."""
     try:
         found = parse_json(path.read_bytes())

@@ -15,6 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from data.json_text import parse_json
 from train.checksum import checksums, path_of
 from train.peers import peers
 
@@ -22,7 +23,16 @@ METADATA = "_CHECKPOINT_METADATA"  # of Orbax: a step has it from the moment tha
 TOKENIZER, LEAVES, DIGEST = "tokenizer_fingerprint", "leaves", "digest"
 # What damaged files raise in Orbax, tensorstore and json. Not OSError as such: a disk that fails is no damaged file.
 DAMAGE = (ValueError, TypeError, AttributeError, LookupError, EOFError, FileNotFoundError, NotADirectoryError)
-OTHER_CAUSES = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "Too many open files")  # of tensorstore
+# What tensorstore raises as ValueError too, where nothing says that the files are damaged.
+OTHER_CAUSES = (
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "RESOURCE_EXHAUSTED",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "Too many open files",
+    "Input/output error",
+)
 
 
 class CheckpointError(ValueError):
@@ -33,12 +43,19 @@ class Damaged(Exception):
     """The files of a checkpoint are not what was written: another checkpoint may be whole."""
 
 
-def finished_steps(folder: Path) -> list[int]:
+def is_damage(error: Exception) -> bool:
+    """Whether this is what damaged files raise, and not a lack of memory, a permission, or a network that is away."""
+    return isinstance(error, DAMAGE) and not any(other in str(error) for other in OTHER_CAUSES)
+
+
+def finished_steps(folder: Path | epath.Path) -> list[int]:
     """Steps that were written to the end, and not begun to be deleted."""
-    return [step for step in saved_steps(folder) if (folder / str(step) / METADATA).is_file()]
+    # In a bucket, a step is written under its own name from the start.
+    marks = (METADATA, "commit_success.txt") if "://" in folder.as_posix() else (METADATA,)
+    return [step for step in saved_steps(folder) if all((folder / str(step) / mark).is_file() for mark in marks)]
 
 
-def saved_steps(folder: Path) -> list[int]:
+def saved_steps(folder: Path | epath.Path) -> list[int]:
     """Steps of which there is anything."""
     paths = [path for path in folder.iterdir() if is_step(path.name)] if folder.is_dir() else []
     return sorted(int(path.name) for path in paths if path.is_dir() and any(path.iterdir()))
@@ -133,9 +150,9 @@ def damage_report(folder: Path, damaged: Mapping[int, str]) -> str:
     return f"no whole checkpoint in {folder}:" + "".join(f"\n  step {step}: {why}" for step, why in damaged.items())
 
 
-def read_description(path: Path) -> dict[str, Any]:
+def read_description(path: Path | epath.Path) -> dict[str, Any]:
     """What the checkpoint in `path` says of itself. Raises, as damaged files do, where that is not what was saved."""
-    about = json.loads((path / METADATA).read_bytes())["custom_metadata"] or {}
+    about = parse_json((path / METADATA).read_bytes())["custom_metadata"] or {}
     digest = about.pop(DIGEST, None)
     if digest != _digest(about) and not (digest is None and set(about) <= {TOKENIZER}):
         raise ValueError("not what was saved, by its checksum")
@@ -173,9 +190,10 @@ def _undamaged(part: str, call: Callable[..., Any], *args: Any) -> Any:
     except Exception as error:
         # Where Orbax reads a part of an array, it wraps what went wrong in a plain Exception.
         cause = error.__cause__ if type(error) is Exception and error.__cause__ else error
-        if not isinstance(cause, DAMAGE) or any(other in str(cause) for other in OTHER_CAUSES):
+        if not isinstance(cause, DAMAGE):
             raise
-        raise Damaged(f"{part}: {type(cause).__name__}: {str(cause)[:300]}") from error
+        kind = Damaged if is_damage(cause) else OSError
+        raise kind(f"{part}: {type(cause).__name__}: {str(cause)[:300]}") from error
 
 
 def _check_tokenizer(path: Path, saved: str, wanted: str) -> None:

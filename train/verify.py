@@ -6,7 +6,6 @@ It needs no mesh and none of the network, so that a laptop can read what a pod w
 import dataclasses
 import functools
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,9 +15,10 @@ import numpy as np
 import tensorstore as ts
 from etils import epath
 
+from data.json_text import parse_json
 from train.checkpoint import ITEMS
 from train.checksum import digest, part_sums
-from train.restore import LEAVES, METADATA, TOKENIZER, CheckpointError, read_description
+from train.restore import DAMAGE, LEAVES, METADATA, TOKENIZER, CheckpointError, is_damage, read_description
 
 # A part is in memory as it is stored, decoded, and copied together, while the next one is being read.
 PART_BYTES = 2**25
@@ -71,19 +71,20 @@ def read_about(step: epath.Path) -> dict[str, Any]:
     `recorded` shape, type and checksum of each leaf by its name, `params/decoder/norm/scale`.
 
     Raises:
-        CheckpointError: it cannot be read, or is not what was saved.
+        CheckpointError: it is not what was saved.
+        OSError: the disk or the network fails.
     """
     try:
         about = read_description(step)
         recorded = {name.strip("/"): kind for name, kind in about.get(LEAVES, {}).items()}
-        written = json.loads((step / METADATA).read_text())["commit_timestamp_nsecs"]
+        written = parse_json((step / METADATA).read_bytes())["commit_timestamp_nsecs"]
         return {
             "tokenizer": about.get(TOKENIZER, ""),
             "recorded": recorded,
             "written": written / 1e9 if written else None,
         }
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{step / METADATA} cannot be read: {error}") from error
+    except (OSError, *DAMAGE) as error:
+        raise _unreadable(f"{step / METADATA}", error) from error
 
 
 def read_leaves(step: epath.Path) -> list[Leaf]:
@@ -91,6 +92,7 @@ def read_leaves(step: epath.Path) -> list[Leaf]:
 
     Raises:
         CheckpointError: the folder does not say which arrays it has, or one of them cannot be opened.
+        OSError: the disk or the network fails.
     """
     return [leaf for item in ITEMS if (step / item).is_dir() for leaf in _item_leaves(step / item, item)]
 
@@ -108,6 +110,10 @@ def verify(
     Args:
         recorded: shape, type and checksum of each leaf, as `read_about` has them; empty where none were recorded.
         report: called with the number of bytes of each part that was read.
+
+    Raises:
+        CheckpointError: as `read_leaves`.
+        OSError: the disk or the network fails, which says nothing of the files.
     """
     leaves = read_leaves(step)
     for leaf in leaves:
@@ -115,6 +121,8 @@ def verify(
         try:
             found = f"{leaf.shape} {leaf.dtype.name} {checksum(leaf, part_bytes, report)}"
         except ValueError as error:  # of tensorstore: a file is missing, cut short, or no longer what its format says
+            if not is_damage(error):
+                raise _unreadable(f"{leaf.name} of {step}", error) from error
             yield Verdict(leaf.name, leaf.nbytes, f"cannot be read: {_first_line(error)}")
             continue
         if wanted not in (found, None):
@@ -154,7 +162,7 @@ def part_shape(shape: Sequence[int], chunk: Sequence[int], itemsize: int, part_b
 def _item_leaves(folder: epath.Path, item: str) -> list[Leaf]:
     """What Orbax wrote: `_METADATA` names the arrays, each a Zarr array in one key-value store (OCDBT)."""
     try:
-        described = json.loads((folder / "_METADATA").read_text())
+        described = parse_json((folder / "_METADATA").read_bytes())
         entries = described["tree_metadata"].values()
         paths = [
             tuple(key["key"] for key in entry["key_metadata"])
@@ -164,8 +172,8 @@ def _item_leaves(folder: epath.Path, item: str) -> list[Leaf]:
         shared = ts.Context({"cache_pool": {"total_bytes_limit": PART_BYTES}})  # what all of them look up, above all
         opening = [ts.open(_spec(folder, path, described), context=shared, open=True, read=True) for path in paths]
         stores = [future.result() for future in opening]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder} cannot be read: {_first_line(error)}") from error
+    except (OSError, *DAMAGE) as error:
+        raise _unreadable(folder.as_posix(), error) from error
     return [Leaf(item, "".join(f"/{key}" for key in path), store) for path, store in zip(paths, stores, strict=True)]
 
 
@@ -212,6 +220,12 @@ def _boxes(whole: Box, size: Sequence[int]) -> Iterator[Box]:
 @functools.partial(jax.jit, static_argnums=2)
 def _part_sums(part: Any, start: Any, shape: tuple[int, ...]) -> jax.Array:
     return part_sums(part, tuple(start), shape)
+
+
+def _unreadable(what: str, error: Exception) -> Exception:
+    """What to raise for an error of reading: about the files where they are damaged, else about what holds them."""
+    kind = CheckpointError if is_damage(error) else OSError
+    return kind(f"{what} cannot be read: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

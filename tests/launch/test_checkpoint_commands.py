@@ -66,6 +66,31 @@ def test_ls_says_what_is_there_and_why(run, capsys, where):
     assert lines[4:] == ["set aside: 12.corrupt, 2.0 KiB", "set aside: 20, 0 B"]
 
 
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("[" * 100_000, "config.json is no JSON"),
+        ('{"config": []}', "config.json is not what a run of Tessera writes"),
+        ('{"config": {"checkpoint.keep_last": "2"}}', "says checkpoint.keep_last is '2'"),
+    ],
+)
+def test_a_config_that_is_broken_is_a_clear_error(run, capsys, config, says):
+    (run / "config.json").write_text(config)
+    code, _, err = tessera(capsys, "ls", run)
+    assert code == CONFIG and says in err
+
+
+@pytest.mark.parametrize("file", ["metrics/metrics", "_CHECKPOINT_METADATA", "params/_METADATA"])
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]"])
+def test_other_files_that_are_broken_cost_only_what_they_say(run, capsys, file, text):
+    for path in (run / "checkpoints" / "15" / file, run / "environment.json"):
+        path.write_text(text)
+    assert tessera(capsys, "ls", run)[0] == OK
+    code, out, _ = tessera(capsys, "inspect", run, "--step=10")
+    assert code == OK and "by versions that are not known" in out
+    assert tessera(capsys, "verify", run)[0] == (OK if file == "metrics/metrics" else BAD_DATA)
+
+
 def test_inspect_lists_the_leaves(run, capsys):
     code, out, _ = tessera(capsys, "inspect", run, "--step=10")
     (line,) = [line for line in out.splitlines() if line.startswith(LEAF)]

@@ -3,11 +3,14 @@
 import json
 import random
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from launch import train
 from tests import tiny
@@ -18,6 +21,7 @@ from train.checkpoint import Checkpoints
 from train.checksum import checksums
 from train.records import read_metrics
 from train.restore import METADATA, CheckpointError, Damaged, finished_steps, load_params, read
+from train.verify import read_about, verify
 
 OLD = Path(__file__).parent / "release_0_1"
 
@@ -223,3 +227,34 @@ def test_a_run_of_release_0_1_goes_on(tmp_path, monkeypatch):
     there = json.loads((OLD.parent / "release_0_1.json").read_text())["losses"]
     losses = [record["loss"] for record in read_metrics(Path("run")) if "loss" in record]
     np.testing.assert_allclose(losses, there, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_killed_in_ten_saves(tmp_path):
+    """Rows 2 and 3. A run that saves all the time and keeps one step is killed at ten moments of a save, and of the
+    deletion that follows it: each step that counts as finished is whole, there is always one, and leftovers go."""
+    large = {"model.embed_dim": 512, "data.workers": 0, "optimizer.schedule": "constant"}
+    harness.write(tmp_path, {**large, "train.steps": 1000, "checkpoint.every_steps": 1, "checkpoint.keep_last": 1})
+    checkpoints, rng, done, torn, left = tmp_path / "run" / "checkpoints", random.Random(0), 0, 0, set()
+    for number in range(10):
+        process = harness.start(tmp_path, devices=1)
+        until = time.monotonic() + harness.BUSY
+        while max(finished_steps(checkpoints), default=0) <= done:
+            assert process.poll() is None and time.monotonic() < until, harness.said(tmp_path)
+            time.sleep(0.002)
+        time.sleep(0.001 * 500 ** ((number + rng.random()) / 10))  # seconds, from 0.001 to 0.5
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        gone, left = left, {*checkpoints.glob("*tmp*"), *checkpoints.glob(f"{checkpoint.DELETED}/*")}
+        assert not gone & left  # no step is saved or deleted twice
+        torn += bool(left)
+        steps = finished_steps(checkpoints)
+        assert max(steps) > done
+        done = max(steps)
+        for step in steps:
+            path = epath.Path(checkpoints / str(step))
+            verdicts = list(verify(path, read_about(path)["recorded"]))
+            assert verdicts and all(verdict.verified and not verdict.problem for verdict in verdicts)
+    assert torn and done < 1000
+    harness.here(tmp_path, "run", **{"train.steps": done + 2})
+    assert names(checkpoints) == [str(done + 2)] and not list(checkpoints.glob(f"{checkpoint.DELETED}/*"))

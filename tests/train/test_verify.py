@@ -1,5 +1,7 @@
 """A checkpoint is read back in parts, without a mesh, and every damaged leaf is named."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ import tensorstore as ts
 from etils import epath
 
 from tests import tiny
-from tests.train.test_checkpoint import fresh, saved
+from tests.train.test_checkpoint import CONFIG, assert_equal, fresh, saved, target
+from train import checkpoint
 from train.checksum import checksums
 from train.verify import checksum, part_shape, read_about, read_leaves, verify
 
@@ -47,6 +50,19 @@ def test_what_eight_devices_wrote_is_verified_in_parts_of_bounded_size(step, par
     assert len(verdicts) == leaves and all(v.verified and not v.problem for v in verdicts)
     assert max(parts) <= part_bytes
     assert sum(parts) == sum(v.nbytes for v in verdicts) == sum(x.nbytes for x in jax.tree.leaves(state))
+
+
+def test_chunks_are_small_however_much_a_device_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "CHUNK_BYTES", 4096)
+    state = fresh(tiny.mesh())
+    saved(tmp_path, state).close()
+    step = epath.Path(tmp_path / "5")
+    chunks = [
+        (leaf.store.chunk_layout.read_chunk.shape, leaf.dtype.itemsize) for leaf in read_leaves(step) if leaf.shape
+    ]
+    assert max(math.prod(shape) * itemsize for shape, itemsize in chunks) == 4096
+    assert all(verdict.verified and not verdict.problem for verdict in verify(step, read_about(step)["recorded"]))
+    assert_equal(checkpoint.Checkpoints(tmp_path, CONFIG).restore(5, target(tiny.mesh(fsdp=4, tensor=2))), state)
 
 
 @pytest.mark.parametrize("part_bytes", [2**25, 1000])

@@ -24,7 +24,7 @@ from train.state import State
 ITEMS = ("params", "training")  # separate, so that the network can be loaded without the optimiser
 # Of an array in a file, of which a chunk is decoded as a whole: Orbax's are as large as the shard of a device, which is
 # more than `tessera checkpoint verify` may take.
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**25
 DELETED = ".deleted"  # where steps wait to be deleted: under their number they are whole, or not there
 
 

@@ -89,11 +89,11 @@ SHIFTED = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("more", "code"), [("", 0), (SHIFTED, 65)])
-def test_verify_resume_says_whether_a_kill_changes_the_run(tmp_path, more, code):
-    """Row 1, on the machine and with the config of a user; with a loader that forgets a batch it says so."""
+@pytest.mark.parametrize(("processes", "more", "code"), [(2, "", 0), (1, SHIFTED, 65)])
+def test_verify_resume_says_whether_a_kill_changes_the_run(tmp_path, processes, more, code):
+    """Row 1, with the command of a user, also of two processes; where the loader forgets a batch it says so."""
     folder = harness.write(tmp_path / "a", more=more)
-    found, said = harness.run(folder, "--verify_resume=4")
+    found, said = harness.run(folder, f"--processes={processes}", "--verify_resume=4")
     assert found == code, said
     kept = list(folder.glob("run*"))
     if code:

@@ -89,7 +89,7 @@ def explain(error: BaseException) -> int | None:
     """Says what is wrong, in a line; the exit code. None, and nothing said, where only a traceback would help."""
     if isinstance(error, UsageError | flags.Error):
         return _fail(error, USAGE)
-    if isinstance(error, TimeoutError):  # somebody did not come: the next time they may
+    if isinstance(error, TimeoutError | ChildProcessError):  # others did not come, or died
         return _fail(error, START_AGAIN)
     if isinstance(error, OSError):
         return _fail(error, IO)

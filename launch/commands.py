@@ -22,7 +22,7 @@ def train(values: Any, rest: Sequence[str]) -> int:
     from launch.processes import CHILD, together
 
     given = shlex.split(os.environ.get(CHILD, "")) or values.command_line
-    again = [argument for argument in given if not argument.startswith("--fresh")]
+    again = [argument for argument in given if not argument.startswith(("--fresh", "-fresh"))]
 
     def run() -> int:
         from launch import train  # after the processes have met: it wakes up jax

@@ -1,7 +1,6 @@
 """`--resume=PATH`: a run that must continue, or that begins from a checkpoint of another run."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from launch.records import fingerprint_changes
 from launch.saved import RUN_FILE, read_run
 from train.console import Console
 from train.peers import peers
-from train.records import RunError, compare_configs
+from train.records import RunError, compare_configs, read_object
 from train.restore import CheckpointError, finished_steps
 
 
@@ -79,7 +78,7 @@ def show_origin(origin: Origin, record: dict[str, Any], steps: int, console: Con
     """
     if origin.step >= steps:
         raise ValueError(
-            f"the run begins after step {origin.step} of {origin.run}: set train.steps, now {steps}, above"
+            f"the run begins after step {origin.step} of {origin.run}, and train.steps is {steps}: use more steps"
         )
     console.say(f"beginning from step {origin.step} of {origin.run}")
     before = read_run(Path(origin.run))
@@ -93,5 +92,9 @@ def show_origin(origin: Origin, record: dict[str, Any], steps: int, console: Con
 
 def _recorded(folder: Path) -> Origin | None:
     path = folder / RUN_FILE
-    said = json.loads(path.read_text(encoding="utf-8")).get("origin") if path.is_file() else None
-    return Origin(**said) if said else None
+    if not path.is_file() or not (said := read_object(path).get("origin")):
+        return None
+    try:
+        return Origin(run=str(said["run"]), step=int(said["step"]))
+    except (LookupError, TypeError, ValueError) as error:
+        raise RunError(f"{path}: its 'origin' is none that a run of Tessera writes: {said!r}") from error

@@ -23,9 +23,9 @@ from launch.memory import has_tpu
 from launch.roll_call import LOOPBACK, address, roll_call
 from train.peers import START_AGAIN, Stopped, begin, peers
 
-CHILD = (
-    "TESSERA_CHILD"  # in a child of a supervisor or of --processes: the parent's command line; its death ends the input
-)
+# In a child of a supervisor, of --processes or of --verify_resume: the command line of its parent, whose death ends its
+# input.
+CHILD = "TESSERA_CHILD"
 SINCE = "TESSERA_SINCE"  # set by a supervisor that starts a run again: Unix time of the last record before it died
 TO_SAVE = 120.0  # seconds that such an orphan has to save and stop
 COORDINATOR, COUNT, INDEX = "TESSERA_COORDINATOR", "TESSERA_PROCESSES", "TESSERA_PROCESS"

@@ -73,7 +73,7 @@ def run(command: Sequence[str], folder: Path, *, restarts: int, backoff: float, 
             if not _waited(pause, received):
                 return code
             if at.folder != first.folder:
-                command = [word for word in command if not word.startswith("--fresh")]
+                command = [word for word in command if not word.startswith(("--fresh", "-fresh"))]
             environ[SINCE] = str(max(began, _written(folder)))
             _note(folder, died, code, at)
     finally:

@@ -28,7 +28,7 @@ from train.console import Console
 from train.goodput import Clock, breakdown, earlier_seconds
 from train.loop import StopSignal, train
 from train.mesh import local_rows
-from train.meter import Meter, Rates
+from train.meter import Meter, Rates, earlier_skips
 from train.peers import START_AGAIN, peers
 from train.profile import Profiler, ProfileSteps
 from train.records import MetricsLog, read_lines
@@ -123,7 +123,8 @@ def run(
                 console.say(f"profile    steps {profile.first} to {profile.last} are behind: no trace")
         if since := os.environ.get(SINCE):
             clock.lose(float(since))
-        clock.carry(earlier_seconds(read_lines(folder), done or 0))
+        lines = read_lines(folder)
+        clock.carry(earlier_seconds(lines, done or 0))
         write_run(folder, record, program.tokenizer)
 
         vocabulary = dataclasses.replace(experiment.model, vocab_size=program.config.vocab_size)
@@ -150,7 +151,7 @@ def run(
                 sample=sample,
                 checkpoints=checkpoints,
                 checks=checks,
-                meter=Meter(rates, log, console, clock),
+                meter=Meter(rates, log, console, clock, earlier_skips(lines, done or 0)),
                 profiler=Profiler(folder / "profile", profile if group.first else None, console.say),
                 stop=stop,
                 agreement=Agreement(mesh),

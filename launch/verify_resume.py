@@ -7,6 +7,7 @@ it is killed when step 10 is saved, and started again. Then what both have saved
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.processes import discover, machine_attribute
+from launch.processes import CHILD, discover, machine_attribute
 from train.console import Console, duration
 from train.peers import Stopped
 from train.records import read_metrics
@@ -136,8 +137,15 @@ def _train(command: Sequence[str], run: Path, said: Path, kill_at: int, console:
     """
     killed = False
     with open(said, "wb") as out:
-        # A group of its own: Ctrl-C reaches it through this process.
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, process_group=0)
+        # A group of its own: Ctrl-C reaches it through this process. Its input ends with this process, and so does it.
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, CHILD: shlex.join(sys.argv[1:])},
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=out,
+            process_group=0,
+        )
     try:
         while (code := process.poll()) is None:
             if kill_at and not killed and kill_at in finished_steps(run / "checkpoints"):

@@ -56,9 +56,10 @@ class Console:
             self._bar.update(self._bar.task_ids[0], completed=done, description=description)
 
     def stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            with contextlib.suppress(OSError):  # as in `_print`
+                bar.stop()
 
     def _print(self, what: str | Table, style: str | None = None) -> None:
         """Words are not worth a run: the terminal may be gone, or the disk full that they go to."""

@@ -89,9 +89,12 @@ class Clock:
         return 0.0 if self._compiling or self._phase == "compile" else self._now() - self._since
 
     def _switch(self, phase: str) -> str:
-        now, self._compiling = self._now(), False
-        self.seconds[self._phase] += now - self._since
-        before, self._phase, self._since = self._phase, phase, now
+        now, before = self._now(), self._phase
+        self.seconds[before] += now - self._since
+        # The time first: between two of these lines `idle`, in another thread, must not see that a long compiling is
+        # over, and still the time when it began.
+        self._since = now
+        self._phase, self._compiling = phase, False
         return before
 
     def _heard(self, event: str, duration_secs: float, **kwargs: Any) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,8 @@ import jax
 from train.console import Console, log_line, memory_in_use
 from train.goodput import Clock
 from train.records import MetricsLog
+
+COUNTS = ("skipped", "spikes")  # updates since the run began
 
 
 class TrainingError(RuntimeError):
@@ -32,10 +34,19 @@ class Rates:
 class Meter:
     """Measures a run and writes its records. Only `settle` waits for a device."""
 
-    def __init__(self, rates: Rates, metrics_log: MetricsLog | None, console: Console, clock: Clock) -> None:
+    def __init__(
+        self,
+        rates: Rates,
+        metrics_log: MetricsLog | None,
+        console: Console,
+        clock: Clock,
+        earlier: Mapping[str, int] | None = None,
+    ) -> None:
+        """`earlier`: what processes before this one counted, see `earlier_skips`."""
         self._rates, self._log, self._console, self.clock = rates, metrics_log, console, clock
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
-        self._skipped = self._spikes = self._skipped_in_row = 0
+        self._skipped, self._spikes = ((earlier or {}).get(name, 0) for name in COUNTS)
+        self._skipped_in_row = 0
         self._told: set[str] = set()
         self._settled: tuple[int, dict[str, float]] | None = None
 
@@ -156,6 +167,18 @@ class Meter:
             f"{(step - row) * batch} to {step * batch - 1}. {way_out}. Parameters and checkpoints hold the last update "
             "that was made"
         )
+
+
+def earlier_skips(records: Sequence[Mapping[str, Any]], done: int) -> dict[str, int]:
+    """Updates that earlier processes skipped up to step `done`, from the lines of metrics.jsonl as they were written.
+
+    What was skipped between the last of these records and the checkpoint of that step is not known.
+    """
+    found: Mapping[str, Any] = {}
+    for record in records:
+        if "skipped" in record and record["step"] <= done:
+            found = record
+    return {name: int(found.get(name, 0)) for name in COUNTS}
 
 
 def _total(times: Mapping[str, float]) -> float:

@@ -42,8 +42,6 @@ HARMLESS_MODEL = ("attention_impl", "remat", "remat_bytes", "remat_offload", "sc
 HARMLESS_OPTIMIZER = ("offload",)
 FLUSH = 30.0  # seconds between two looks that TensorBoard can take
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "numpy", "tessera-lm")
-
-
 RUN_NAME = re.compile("[A-Za-z0-9._-]+")  # shells, URLs and web pages take it as it is
 
 
@@ -135,11 +133,19 @@ class MetricsLog:
         self._path = folder / "metrics.jsonl"
         _drop_torn_line(self._path)
         self._path.touch()
-        self._events = Events(folder / "tensorboard") if tensorboard else None
+        self._events = self._problem = None
+        if tensorboard:
+            try:
+                self._events = Events(folder / "tensorboard")
+            except OSError as error:  # events are not worth a run: `write` says so
+                self._problem = error
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one record; it must have a `step`. Raises OSError where it cannot be written: then none of it is."""
         append(self._path, (json.dumps(dict(record)) + "\n").encode())
+        if self._problem is not None:
+            problem, self._problem = self._problem, None
+            raise problem
         if self._events is not None:
             self._events.write(record)
 

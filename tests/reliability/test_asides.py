@@ -57,6 +57,17 @@ def test_events_on_a_full_disk_do_not_hold_up_the_metrics(tmp_path):
     assert [record["step"] for record in read_metrics(tmp_path)] == list(range(1, 2000))
 
 
+def test_events_that_cannot_be_begun_are_told_with_the_first_record(tmp_path):
+    """Row 31."""
+    (tmp_path / "tensorboard").write_text("a file where the folder should be")
+    log = MetricsLog(tmp_path, tensorboard=True)
+    with pytest.raises(FileExistsError):
+        log.write({"step": 1, "loss": 1.0})
+    log.write({"step": 2, "loss": 1.0})
+    log.close()
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
+
+
 def test_words_that_cannot_be_written_end_nothing():
     """Row 31."""
     full = open("/dev/full", "w", buffering=1)  # noqa: SIM115 (it does not close without an error)

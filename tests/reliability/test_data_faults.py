@@ -14,7 +14,7 @@ def test_a_data_worker_that_is_killed_ends_the_run_which_goes_on(tmp_path):
     """Row 22."""
     folder = harness.write(tmp_path / "one", {"data.workers": 2})
     code, said = harness.run(folder, FAULT="step:7:killworker")
-    assert code == 74, said
+    assert code == 75, said
     assert "a process that prepares batches (data.workers) has died: pid " in said and "exit code -9" in said, said
     code, said = harness.run(folder)
     assert code == 0 and "resuming after step" in said, said

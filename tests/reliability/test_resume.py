@@ -62,7 +62,7 @@ def test_a_run_begins_from_a_checkpoint_of_another(spiked, tmp_path, capsys):
         ("no/such/path", {}, DataError, "--resume '.*no/such/path' does not exist"),
         ("cache", {}, CheckpointError, r"no finished checkpoint in .*cache/checkpoints, there are none"),
         ("run/checkpoints/8", {}, RunError, "goes on from step 12, its newest; to go back to step 8, begin another"),
-        ("run", {"run.dir": "empty", "train.steps": 12}, ValueError, "set train.steps, now 12, above"),
+        ("run", {"run.dir": "empty", "train.steps": 12}, ValueError, "and train.steps is 12: use more steps"),
         ("run", {"run.dir": "empty", "model.embed_dim": 32}, CheckpointError, r"params/.*: checkpoint .*16.*32"),
         ("run", {"run.dir": "empty", "optimizer.name": "lion"}, CheckpointError, r"training/opt_state.*missing"),
         ("run/checkpoints/4", {"run.dir": "other"}, RunError, "holds a run that began at step 0, not from"),

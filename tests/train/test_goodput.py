@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from train.goodput import LOWERED, PHASES, Clock, Recompiled, breakdown, earlier_seconds
+from train.meter import earlier_skips
 
 
 class Time:
@@ -143,3 +144,15 @@ def test_a_clock_carries_on():
         time.passes(60)
     assert clock.read()["goodput"] == 0.9
     assert breakdown(clock) == "90% (productive 1m30s, lost 10s), 0 programs compiled"
+
+
+def test_skipped_updates_are_counted_on_from_the_step_that_a_run_continues_after():
+    lines = [
+        {"step": 10, "skipped": 1, "spikes": 1},
+        {"step": 20, "skipped": 3, "spikes": 1},
+        {"step": 10, "time/lost": 1.0},  # where the second process began
+        {"step": 20, "skipped": 2, "spikes": 1},
+    ]
+    assert earlier_skips(lines, 25) == {"skipped": 2, "spikes": 1}
+    assert earlier_skips(lines[:3], 10) == {"skipped": 1, "spikes": 1}
+    assert earlier_skips(lines, 0) == {"skipped": 0, "spikes": 0}

@@ -358,7 +358,7 @@ def test_a_prompt_that_looks_like_code_is_a_prompt(tmp_path, monkeypatch, capsys
 
 
 def test_an_ngram_run_without_its_table_names_it_and_the_way_out(tmp_path):
-    """Row 11."""
+    """Row 12."""
     config = ModelConfig(architecture="ngram", ngram_order=2, vocab_size=256, max_length=8)
     run = make_run(tmp_path / "run", config, count_ngrams(np.arange(64) % 8, 256, 2))
     (run / TABLE).unlink()

@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
             "score_field": "",
             "document_separator": "",
             "dataset_split": "train",
+            "skip_broken": 0,
             "language": "",
             "licence": "",
             "mixture": ConfigDict(),
@@ -178,9 +179,10 @@ def get_config() -> ConfigDict:
     return config
 
 
-def source(path: str, *, weight: tuple[float, ...] = (), max_epochs: float = 1.0, **changes: str) -> ConfigDict:
+def source(path: str, *, weight: tuple[float, ...] = (), max_epochs: float = 1.0, **changes: str | int) -> ConfigDict:
     """One source of `data.mixture`: `config.data.mixture = ConfigDict({"code": source("python-stdlib"), …})`."""
-    own = ("text_field", "id_field", "score_field", "document_separator", "dataset_split", "language", "licence")
+    own = ("text_field", "id_field", "score_field", "document_separator", "dataset_split")
+    own += ("skip_broken", "language", "licence")
     leaves = {name: get_config().data[name] for name in own}
     if unknown := sorted(changes.keys() - leaves.keys()):
         raise ValueError(f"a source has no {', '.join(unknown)}: it has {', '.join(own)}, weight and max_epochs")

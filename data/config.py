@@ -22,6 +22,7 @@ class SourceConfig:
     score_field: str = ""  # field with a number for each document, which a curriculum can sort by; "": none is read
     document_separator: str = ""  # "": each text file is one document; else text files are split at this string
     dataset_split: str = "train"  # split of a Hugging Face dataset
+    skip_broken: int = 0  # records that cannot be read and may be left out, counted, before one is an error
     language: str = ""  # recorded beside the tokens, as an ISO 639-1 code
     licence: str = ""  # recorded beside the tokens
 
@@ -29,6 +30,7 @@ class SourceConfig:
         _check_types(self, "data")
         for name in ("path", "text_field", "id_field", "dataset_split"):
             _require(self, "data", name, bool(getattr(self, name)), "a non-empty string")
+        _require(self, "data", "skip_broken", self.skip_broken >= 0, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class DataConfig:
     score_field: str
     document_separator: str
     dataset_split: str
+    skip_broken: int
     language: str
     licence: str
     mixture: Mapping[str, Any]  # name -> leaves of `configs.defaults.source`; empty: `path` is the only source

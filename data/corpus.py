@@ -11,6 +11,7 @@ import sentencepiece
 from data.atomic import locked, new_folder, remove_leftovers
 from data.config import DataConfig, SourceConfig
 from data.errors import DataError
+from data.sources.broken import told
 from data.sources.documents import Document
 from data.sources.read import State, provenance, read_documents
 from data.split import HELD_OUT, TRAIN, split_by_document, split_tail, tail_start
@@ -96,6 +97,8 @@ class _Part:
         size = f"{self.survey.num_documents:,} documents, {self.survey.num_bytes / 1e6:.1f} MB"
         how = _since(started) if unread else "unchanged"
         self._report(f"data: {self._label}{size} of {source.path} ({how})")
+        for line in told(source.path, self.survey.origin):
+            self._report(f"data: {self._label}{line}")
         self._provenance = provenance(source, self.survey.origin)
         self.survey.check_split(source.path, config.held_out, config.held_out_by)
 

@@ -78,6 +78,7 @@ def run(values: Any, rest: Sequence[str]) -> int:
     from data.cleaning.report import STEP_COLUMNS, notes, step_rows
     from data.cleaning.settings import CleanConfig
     from data.config import SourceConfig
+    from data.sources.broken import told
 
     if not rest or not values.out:
         raise ValueError(f"sources and --out are needed: {USAGE[1]}")
@@ -93,7 +94,9 @@ def run(values: Any, rest: Sequence[str]) -> int:
     finished = os.path.exists(os.path.join(os.path.expanduser(values.out), MANIFEST))
     with _Shown() as show:
         report = clean(sources, values.out, settings, show, workers=values.workers or _cores())
-    _say_report(report, STEP_COLUMNS, step_rows(report), [*notes(report), *remark])
+    read = json.loads(Path(values.out).expanduser().joinpath(MANIFEST).read_bytes())["sources"]
+    skipped = [line for source in read for line in told(source["path"], source)]
+    _say_report(report, STEP_COLUMNS, step_rows(report), [*notes(report), *remark, *skipped])
     print(f"{values.out} {'was finished before' if finished else 'is finished'}: see {values.out}/report.html")
     return 0
 

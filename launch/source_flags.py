@@ -10,6 +10,7 @@ FIELDS = {
     "score_field": ("", "field with a number for each document; empty: none is read"),
     "document_separator": ("", r"split text files at this, \n for a line end; empty: one document each"),
     "dataset_split": ("train", "split of a Hugging Face dataset"),
+    "skip_broken": (0, "records of a source that cannot be read and may be left out, counted, before one is an error"),
     "language": ("", "recorded with the documents, as an ISO 639-1 code"),
     "licence": ("", "recorded with the documents"),
 }
@@ -19,10 +20,11 @@ READING = ("text_field", "id_field", "document_separator", "dataset_split")  # w
 def define_source(values: flags.FlagValues, names: tuple[str, ...] = READING) -> None:
     for name in names:
         default, what = FIELDS[name]
-        flags.DEFINE_string(name, default, what, flag_values=values)
+        define = flags.DEFINE_string if isinstance(default, str) else flags.DEFINE_integer
+        define(name, default, what, flag_values=values)
 
 
-def source_fields(values: Any) -> dict[str, str]:
+def source_fields(values: Any) -> dict[str, Any]:
     """Those of the flags that the command has, for `SourceConfig(path, **fields)`."""
     fields = {name: values[name].value for name in FIELDS if name in values}
     return fields | {"document_separator": fields["document_separator"].replace("\\n", "\n")}

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # A resumed run may differ in these: they change where, how often and how long, not what is computed from which data.
 HARMLESS = ("run.", "checkpoint.", "checks.", "mesh.", "sharding.", "expect.")
-HARMLESS_DATA = ("cache_dir", "prefetch", "workers", "language", "licence", "max_epochs")  # no batch depends on them
+# No batch depends on these; on the documents it does, which the fingerprint of the corpus compares.
+HARMLESS_DATA = ("cache_dir", "prefetch", "workers", "skip_broken", "language", "licence", "max_epochs")
 HARMLESS_TRAIN = (
     "steps",
     "log_every",

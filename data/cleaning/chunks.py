@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.config import SourceConfig
+from data.sources.broken import Broken
 from data.sources.read import Document, read_documents
 
 LINES = ".jsonl.zst"
@@ -41,11 +42,13 @@ class Chunk:
         return hash.hexdigest()
 
 
-def read_chunks(source: SourceConfig, index: int, *, max_documents: int, max_bytes: int) -> Iterator[Chunk]:
+def read_chunks(
+    source: SourceConfig, index: int, *, max_documents: int, max_bytes: int, broken: Broken | None = None
+) -> Iterator[Chunk]:
     """The documents of a source in its order. A chunk is closed by the document that reaches one of the bounds."""
     held: list[Document] = []
     number = size = 0
-    for document in read_documents(source):
+    for document in read_documents(source, broken=broken):
         held.append(document)
         size += len(document.text.encode())
         if len(held) >= max_documents or size >= max_bytes:

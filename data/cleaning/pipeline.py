@@ -179,7 +179,10 @@ def publish(job: Job, tell: Callable[[str], object]) -> Report:
         os.replace(job.work / name, job.folder / name)
     read = [json.loads(job.source_file(index).read_bytes()) for index in range(len(job.sources))]
     kept = {name: getattr(report.total, name) for name in ("documents_in", "documents_out", "bytes_in", "bytes_out")}
-    read = [provenance(source) | {"fingerprint": s["fingerprint"]} for source, s in zip(job.sources, read, strict=True)]
+    read = [
+        provenance(source) | {"fingerprint": s["fingerprint"]} | s["broken"]
+        for source, s in zip(job.sources, read, strict=True)
+    ]
     settings = json.loads((job.work / "settings.json").read_bytes())
     (job.work / MANIFEST).write_bytes(_json({"sources": read, **kept, "files": files, "settings": settings}))
     os.replace(job.work / MANIFEST, job.folder / MANIFEST)

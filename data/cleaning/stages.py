@@ -27,6 +27,7 @@ from data.cleaning.rule import Dropped, Rule
 from data.cleaning.settings import CleanConfig
 from data.config import SourceConfig
 from data.errors import DataError
+from data.sources.broken import Broken
 
 HEAD = 200  # characters of a dropped document that are kept
 EXACT, NEAR = "exact_duplicates", "near_duplicates"
@@ -82,9 +83,9 @@ def unread_chunks(job: Job, index: int) -> Iterator[Chunk]:
         if all(job.ruled(Chunk(index, number, ()).name).exists() for number in range(count)):
             return
     source, settings = job.sources[index], job.settings
-    hash, count = hashlib.blake2b(digest_size=16), 0
+    hash, count, broken = hashlib.blake2b(digest_size=16), 0, Broken(source.skip_broken)
     bounds = {"max_documents": settings.chunk_documents, "max_bytes": settings.chunk_bytes}
-    for chunk in read_chunks(source, index, **bounds):
+    for chunk in read_chunks(source, index, broken=broken, **bounds):
         digest = chunk.digest
         hash.update(digest.encode())
         count += 1
@@ -93,7 +94,7 @@ def unread_chunks(job: Job, index: int) -> Iterator[Chunk]:
             yield chunk
         elif json.loads((done / "read.json").read_bytes())["digest"] != digest:
             raise DataError(f"{source.path} has changed since {job.folder} was begun: use a new folder")
-    known = {"chunks": count, "fingerprint": hash.hexdigest()}
+    known = {"chunks": count, "fingerprint": hash.hexdigest(), "broken": broken.recorded()}
     write_file(job.source_file(index), json.dumps(known).encode())
 
 

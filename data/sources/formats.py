@@ -10,10 +10,11 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from data.config import SourceConfig
 from data.errors import DataError
+from data.sources.broken import Broken
 from data.sources.documents import Document, document_of_record, missing_field
 from data.sources.files import File, format_of
 
@@ -24,67 +25,86 @@ _PARQUET_BYTES = 2**20  # of a column, read at once
 _LONGEST_CELL = 2**31 - 1  # of CSV, in characters; Python's own limit is 131,072
 
 
-def read_file(path: Path, file: File, source: SourceConfig) -> Iterator[Document]:
+def read_file(path: Path, file: File, source: SourceConfig, broken: Broken) -> Iterator[Document]:
     """The documents of one file, in its order; `path`: where its bytes are, `file`: what it is called.
 
-    Raises DataError, where it is reached, for what is malformed: with the place, what is there, and what to do.
+    Raises DataError, where it is reached, for what is malformed: with the place, what is there, and what to do. A
+    record that is malformed may be left out, as `broken` says; a header, or a file that cannot be read on, may not.
     """
     kind = format_of(path.name)
     if kind == ".parquet":
-        return _parquet(path, file, source)
+        return _parquet(path, file, source, broken)
     contents = _not_empty(_chunks(path, file.place), file.place)
     if kind in (".jsonl", ".ndjson"):
-        return _jsonl(contents, file, source)
+        return _jsonl(contents, file, source, broken)
     if kind in (".csv", ".tsv"):
-        return _table(contents, file, source, "\t" if kind == ".tsv" else ",")
-    return _text(contents, file, source)
+        return _table(contents, file, source, broken, "\t" if kind == ".tsv" else ",")
+    return _text(contents, file, source, broken)
 
 
-def _text(contents: Iterator[bytes], file: File, source: SourceConfig) -> Iterator[Document]:
+def _text(contents: Iterator[bytes], file: File, source: SourceConfig, broken: Broken) -> Iterator[Document]:
     if source.score_field:
         raise DataError(
             f"{file.place} is text, which has no field {source.score_field!r}: set data.score_field='', or give "
             ".jsonl, .csv, .tsv or .parquet files"
         )
     if not source.document_separator:
-        yield Document(file.id, _decoded(b"".join(contents), file.place, 0))
+        whole = b"".join(contents)
+        with broken:
+            yield Document(file.id, _decoded(whole, file.place, 0))
         return
     # Bytes are split, not characters: in UTF-8 no character's bytes are inside those of others.
     for number, (offset, part, ended) in enumerate(_split(contents, source.document_separator.encode("utf-8"))):
         if part:
             whole = not ended and number == 0  # a file without a separator keeps its name
-            yield Document(file.id if whole else f"{file.id}#{number}", _decoded(part, file.place, offset))
+            with broken:
+                yield Document(file.id if whole else f"{file.id}#{number}", _decoded(part, file.place, offset))
 
 
-def _jsonl(contents: Iterator[bytes], file: File, source: SourceConfig) -> Iterator[Document]:
-    for number, line in enumerate(_lines(contents, file.place), 1):
+def _jsonl(contents: Iterator[bytes], file: File, source: SourceConfig, broken: Broken) -> Iterator[Document]:
+    faults: list[DataError] = []
+    for number, line in enumerate(_lines(contents, file.place, faults), 1):
         place = f"{file.place}:{number}"
-        try:
-            record = json.loads(line.rstrip("\r\n"))
-        except (ValueError, RecursionError) as error:
-            why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            why = why if line.strip() else "blank line"
-            raise DataError(f"{place}: not JSON ({why}): {line.strip()[:60]!r}") from error
-        if not isinstance(record, dict):
-            kind = type(record).__name__
-            raise DataError(f"{place}: a JSON {kind}, where an object with the field {source.text_field!r} is read")
-        yield document_of_record(record, place, f"{file.id}:{number}", source)
+        with broken:
+            _raise_first(faults)
+            yield document_of_record(_object(line, place, source), place, f"{file.id}:{number}", source)
 
 
-def _table(contents: Iterator[bytes], file: File, source: SourceConfig, delimiter: str) -> Iterator[Document]:
+def _object(line: str, place: str, source: SourceConfig) -> dict[str, Any]:
+    try:
+        record = json.loads(line.rstrip("\r\n"))
+    except (ValueError, RecursionError) as error:
+        why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        why = why if line.strip() else "blank line"
+        raise DataError(f"{place}: not JSON ({why}): {line.strip()[:60]!r}") from error
+    if not isinstance(record, dict):
+        kind = type(record).__name__
+        raise DataError(f"{place}: a JSON {kind}, where an object with the field {source.text_field!r} is read")
+    return record
+
+
+def _table(
+    contents: Iterator[bytes], file: File, source: SourceConfig, broken: Broken, delimiter: str
+) -> Iterator[Document]:
     csv.field_size_limit(_LONGEST_CELL)  # for the whole process: Python has no other way
-    rows = csv.reader(_lines(contents, file.place), delimiter=delimiter, strict=True)
+    faults: list[DataError] = []  # of the lines of a row, which the reader takes one by one
+    rows = csv.reader(_lines(contents, file.place, faults), delimiter=delimiter, strict=True)
     header: list[str] = []
     first_line = 1  # of a row, which may go over many
     try:
         for row in rows:
             place, id = f"{file.place}:{first_line}", f"{file.id}:{first_line}"
             if header:
-                yield document_of_record(_row(row, header, place), place, id, source, typed=False)
+                with broken:
+                    _raise_first(faults)
+                    yield document_of_record(_row(row, header, place), place, id, source, typed=False)
             else:
+                _raise_first(faults)
                 header = _header(row, source, place)
             first_line = rows.line_num + 1
     except csv.Error as error:
+        # Not one broken record: where a quote is missing, nobody knows where the next row begins.
+        _raise_first(faults)
         raise DataError(
             f"{file.place}:{first_line}: this row cannot be read as {'TSV' if delimiter != ',' else 'CSV'} ({error}): "
             'a cell with quotes or line ends is written in quotes, and its own quotes twice ("")'
@@ -113,7 +133,7 @@ def _row(row: list[str], header: list[str], place: str) -> dict[str, str]:
     return dict(zip(header, row, strict=True))
 
 
-def _parquet(path: Path, file: File, source: SourceConfig) -> Iterator[Document]:
+def _parquet(path: Path, file: File, source: SourceConfig, broken: Broken) -> Iterator[Document]:
     import pyarrow.parquet
 
     with _opened(path, file.place) as raw:
@@ -132,8 +152,9 @@ def _parquet(path: Path, file: File, source: SourceConfig) -> Iterator[Document]
                 for row in zip(*batch.columns, strict=True):
                     number += 1
                     place = f"{file.place}:{number}"
-                    record = {name: _python(cell, name, place) for name, cell in zip(wanted, row, strict=True)}
-                    yield document_of_record(record, place, f"{file.id}:{number}", source)
+                    with broken:
+                        record = {name: _python(cell, name, place) for name, cell in zip(wanted, row, strict=True)}
+                        yield document_of_record(record, place, f"{file.id}:{number}", source)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{file.place} cannot be read as Parquet: {error}: copy or download it again") from error
 
@@ -145,10 +166,25 @@ def _python(cell, name: str, place: str):
         raise DataError(f"{place}: column {name!r} is not UTF-8 at byte {error.start} ({error.reason})") from error
 
 
-def _lines(contents: Iterator[bytes], place: str) -> Iterator[str]:
-    """Lines with a line feed after each; only line feeds end them, so U+2028 and the like stay inside."""
+def _lines(contents: Iterator[bytes], place: str, faults: list[DataError]) -> Iterator[str]:
+    """Lines with a line feed after each; only line feeds end them, so U+2028 and the like stay inside.
+
+    Of a line that is not UTF-8 the error is added to `faults`: who reads on decides whether it is raised.
+    """
     for number, (offset, line, _) in enumerate(_split(contents, b"\n"), 1):
-        yield _decoded(line, f"{place}:{number}", offset) + "\n"
+        try:
+            text = _decoded(line, f"{place}:{number}", offset)
+        except DataError as error:
+            faults.append(error)
+            text = line.decode("utf-8", "surrogateescape")
+        yield text + "\n"
+
+
+def _raise_first(faults: list[DataError]) -> None:
+    if faults:
+        first = faults[0]
+        faults.clear()
+        raise first
 
 
 def _split(contents: Iterator[bytes], separator: bytes) -> Iterator[tuple[int, bytes, bool]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from data.config import SourceConfig
 from data.errors import DataError
+from data.sources.broken import Broken
 from data.sources.documents import Document, document_of_record
 from data.sources.remote import Unreachable
 
@@ -31,7 +32,7 @@ def revision(source: SourceConfig) -> str:
         raise _refused(source, name, error) from error
 
 
-def read_dataset(source: SourceConfig) -> Iterator[Document]:
+def read_dataset(source: SourceConfig, broken: Broken) -> Iterator[Document]:
     """The documents of `source.dataset_split` of "hf:OWNER/NAME" or "hf:OWNER/NAME:CONFIG", in the dataset's order.
 
     They are those of its present `revision`.
@@ -58,7 +59,7 @@ def read_dataset(source: SourceConfig) -> Iterator[Document]:
             rows = rows.select_columns([column for column in columns if column in wanted])
     except Exception as error:
         raise _refused(source, name, error) from error
-    return _documents(rows, source, name)
+    return _documents(rows, source, name, broken)
 
 
 def _parsed(source: SourceConfig) -> tuple[str, str | None]:
@@ -73,11 +74,12 @@ def _not_installed(source: SourceConfig, package: str) -> DataError:
     return DataError(f"{source.path} is read by the package {package}: pip install 'tessera-lm[hub]'")
 
 
-def _documents(rows: Any, source: SourceConfig, name: str) -> Iterator[Document]:
+def _documents(rows: Any, source: SourceConfig, name: str, broken: Broken) -> Iterator[Document]:
     number = 0
     for number, row in enumerate(_delivered(rows, source, name), 1):
         place = f"{source.path}, split {source.dataset_split}, row {number}"
-        yield document_of_record(row, place, f"{source.dataset_split}:{number}", source)
+        with broken:
+            yield document_of_record(row, place, f"{source.dataset_split}:{number}", source)
     if not number:
         raise DataError(f"data.path {source.path!r} has no text: split {source.dataset_split!r} has 0 rows")
 

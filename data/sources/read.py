@@ -11,6 +11,7 @@ from typing import Any
 from data.config import SourceConfig
 from data.errors import DataError
 from data.sources import hub_datasets, remote, standard_library
+from data.sources.broken import Broken
 from data.sources.documents import Document
 from data.sources.files import File, find_files, is_text
 from data.sources.formats import read_file
@@ -25,7 +26,11 @@ _READING = 2  # raised where the same files come to be read differently, so that
 
 
 def read_documents(
-    source: SourceConfig, *, cache_dir: str = "~/.cache/tessera", report: Callable[[str], object] = lambda _: None
+    source: SourceConfig,
+    *,
+    cache_dir: str = "~/.cache/tessera",
+    report: Callable[[str], object] = lambda _: None,
+    broken: Broken | None = None,
 ) -> Iterator[Document]:
     """The documents of a source, one at a time, always in the same order: files sorted by name, then as in the file.
 
@@ -48,14 +53,18 @@ def read_documents(
 
     Empty texts are an error, not skipped, except empty `.py` files in a folder or glob, which mark packages.
 
+    Up to `source.skip_broken` records that cannot be read are left out; who asks for more than the others gives
+    `broken`, in which they are counted.
+
     Raises DataError, before the first document for a missing path, else when the bad place is reached.
     """
+    broken = broken or Broken(source.skip_broken)
     if hub_datasets.is_dataset(source.path):
-        return hub_datasets.read_dataset(source)
+        return hub_datasets.read_dataset(source, broken)
     files = _files(source)
     if source.path in BUILT_IN:
         return BUILT_IN[source.path](files)
-    return _documents(source, files, cache_dir, report)
+    return _documents(source, files, cache_dir, report, broken)
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ def provenance(source: SourceConfig, origin: dict[str, Any] | None = None) -> di
 
 def check_settings(source: SourceConfig, files: Sequence[File]) -> None:
     """Raises DataError for a setting that is not as it is by default, and that nothing of the source would read."""
-    of_records = {"text_field", "id_field", "score_field"}
+    of_records = {"text_field", "id_field", "score_field", "skip_broken"}
     if hub_datasets.is_dataset(source.path):
         kind, reads = "a dataset", of_records | {"dataset_split"}
     elif source.path in BUILT_IN:
@@ -117,7 +126,7 @@ def check_settings(source: SourceConfig, files: Sequence[File]) -> None:
     elif not any(map(is_text, files)):
         kind, reads = "records without text files", of_records
     elif all(map(is_text, files)):
-        kind, reads = "text without records", {"document_separator"}
+        kind, reads = "text without records", {"document_separator", "skip_broken"}
     else:
         kind, reads = "files", of_records | {"document_separator"}
     recorded = {"path", "language", "licence"}
@@ -139,18 +148,19 @@ def _files(source: SourceConfig) -> list[File]:
 
 
 def _documents(
-    source: SourceConfig, files: list[File], cache_dir: str, report: Callable[[str], object]
+    source: SourceConfig, files: list[File], cache_dir: str, report: Callable[[str], object], broken: Broken
 ) -> Iterator[Document]:
     count, divided = 0, False
     for file in files:
         path = remote.fetch(file, cache_dir, report) if remote.is_url(source.path) else Path(file.place)
-        for document in read_file(path, file, source):
+        for document in read_file(path, file, source, broken):
             count += 1
             divided = divided or (document.id != file.id and is_text(file))
             yield document
     if count == 0:
         path = f"data.path {source.path!r}"
-        raise DataError(f"{path} has no text: {len(files)} file(s), 0 documents of 1 character or more")
+        skipped = f", {broken.count} broken and skipped" if broken.count else ""
+        raise DataError(f"{path} has no text: {len(files)} file(s), 0 documents of 1 character or more{skipped}")
     if source.document_separator and not divided and any(map(is_text, files)):
         raise _never_divided(source)
 

@@ -15,6 +15,7 @@ from data.atomic import write_file
 from data.config import SourceConfig
 from data.errors import DataError
 from data.json_text import parse_json
+from data.sources.broken import Broken
 from data.sources.documents import Document
 from data.sources.files import left_out_of
 from data.sources.read import State, check_settings, is_remote, look, read_documents, settings_read
@@ -39,7 +40,7 @@ class Survey:
     num_bytes: int  # of the texts in UTF-8
     lowest: int  # of the documents' `split_number`
     highest: int
-    origin: dict  # files, bytes and revision, see `data.sources.read.State`
+    origin: dict  # files, bytes and revision, see `data.sources.read.State`; broken records that were left out
 
     def check_split(self, path: str, held_out: float, by: str) -> None:
         """Raises DataError where one side of the split would be empty; `path` is what it calls the source."""
@@ -171,10 +172,11 @@ def _remembered(file: Path) -> Survey | None:
 
 
 def _read(source: SourceConfig, origin: dict, cache_dir: Path, report: Callable[[str], object]) -> Survey:
-    hasher, said = SourceHash(), time.monotonic()
+    hasher, said, broken = SourceHash(), time.monotonic(), Broken(source.skip_broken)
     documents = characters = num_bytes = highest = 0
     lowest = 2**64
-    for document in hasher.passing(read_documents(source, cache_dir=str(cache_dir), report=report)):
+    documents_read = read_documents(source, cache_dir=str(cache_dir), report=report, broken=broken)
+    for document in hasher.passing(documents_read):
         documents += 1
         characters += len(document.text)
         num_bytes += text_bytes(document.text)
@@ -183,7 +185,7 @@ def _read(source: SourceConfig, origin: dict, cache_dir: Path, report: Callable[
         if time.monotonic() - said > _SECONDS:
             said = time.monotonic()
             report(f"data: reading {source.path}: {documents:,} documents, {num_bytes / 1e6:,.0f} MB so far")
-    return Survey(hasher.hexdigest(), documents, characters, num_bytes, lowest, highest, origin)
+    return Survey(hasher.hexdigest(), documents, characters, num_bytes, lowest, highest, origin | broken.recorded())
 
 
 def text_bytes(text: str) -> int:

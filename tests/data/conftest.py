@@ -38,6 +38,7 @@ def config(tmp_path):
             "score_field": "",
             "document_separator": "",
             "dataset_split": "train",
+            "skip_broken": 0,
             "language": "",
             "licence": "",
             "mixture": {},

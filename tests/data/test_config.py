@@ -2,6 +2,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.defaults import source
+from data.config import SourceConfig
 
 
 @pytest.mark.parametrize(
@@ -96,5 +97,7 @@ def test_settings_of_a_source_that_a_mixture_would_not_read_are_refused(config, 
 
 
 def test_source_refuses_unknown_leaves():
+    with pytest.raises(ValueError, match="data.skip_broken = -1 is not allowed: it must be 0 or more"):
+        SourceConfig("a.txt", skip_broken=-1)
     with pytest.raises(ValueError, match="a source has no lang"):
         source("a.txt", lang="en")

@@ -77,7 +77,13 @@ def test_provenance_is_all_settings_and_counts_files_and_bytes(tmp_path):
     (tmp_path / "a.txt").write_text("four")
     (tmp_path / "b.md").write_text("é")
     settings = {"text_field": "t", "id_field": "i", "score_field": "s", "document_separator": "|"}
-    settings |= {"path": str(tmp_path), "dataset_split": "train", "licence": "CC0-1.0", "language": "en"}
+    settings |= {
+        "path": str(tmp_path),
+        "dataset_split": "train",
+        "skip_broken": 0,
+        "licence": "CC0-1.0",
+        "language": "en",
+    }
     assert provenance(SourceConfig(**settings)) == {**settings, "num_files": 2, "num_bytes": 6, "revision": None}
 
 

@@ -60,8 +60,7 @@ class Checkpoints:
 
         `warn` is told of checkpoints that are damaged.
         """
-        # Orbax logs a line per save and warns about its own defaults; the loop reports what matters to a user.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        _quiet()
         self._config, self._last_save, self._saved = config, time.monotonic(), None
         self._folder, self._tokenizer, self._warn = folder.resolve(), tokenizer, warn
         with peers().first_alone("leftovers of saves"):
@@ -170,7 +169,7 @@ def load_state(path: Path, target: State, tokenizer: str, warn: Callable[[str], 
 
 def save_params(folder: Path, params: Any, tokenizer: str = "") -> None:
     """Writes parameters alone, as the checkpoint of step 0, and returns when they are on disk."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    _quiet()
     manager = _manager(folder)
     try:
         _save(manager, 0, {"params": params}, tokenizer)
@@ -178,6 +177,12 @@ def save_params(folder: Path, params: Any, tokenizer: str = "") -> None:
         manager.check_for_errors()
     finally:
         manager.close()
+
+
+def _quiet() -> None:
+    """Orbax logs a line per save, and each error that it raises too, with hundreds of lines of its threads' stacks."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _clear_leftovers(folder: Path) -> None:

@@ -13,6 +13,7 @@ from data.loader import BatchLoader
 from launch import train
 from tests import tiny
 from tests.reliability import faults, harness
+from tests.reliability.test_checkpoints import flip_a_bit
 from train.checks import ReplicasDiffer
 from train.console import Console
 from train.meter import TrainingError
@@ -145,15 +146,20 @@ def test_a_flipped_bit_is_named_before_it_is_saved_and_the_run_goes_on_without_i
 
 @pytest.mark.slow
 def test_of_two_processes_the_one_with_the_flipped_bit_is_named(tmp_path):
-    """Row 26. Both end with the code that starts them again, and then the run is the one that nothing disturbed."""
-    changes = {"mesh.data": 8, "checks.replicas_every": 3, "train.steps": 12}
+    """Rows 11 and 26. Both end with the code that starts them again; the newest step is damaged then, and both go on
+    from the one before it."""
+    changes = {"mesh.data": 8, "checks.replicas_every": 3, "train.steps": 12, "checkpoint.every_steps": 3}
     folder = harness.write(tmp_path / "two", changes)
     code, said = harness.run(folder, "--processes=2", FAULT="memory:8:flip@1")
     assert code == START_AGAIN, said
     assert re.search(r"step 9: copies .* differ: /params/\S+ on \S+ of process 1 \(host", said), said
     assert "of process 0 (" not in re.search("copies of the same weights differ.*", said)[0]
+    checkpoints = folder / "run" / "checkpoints"
+    flip_a_bit(checkpoints / "6")
     code, said = harness.run(folder, "--processes=2", FAULT="memory:8:flip@1")
-    assert code == 0 and "resuming after step 5" in said, said
+    assert code == 0 and "resuming after step 3" in said, said
+    assert "checkpoint 6 is damaged: not what was saved, by their checksums: params/" in said, said
+    assert (checkpoints / "6.corrupt").is_dir() and finished_steps(checkpoints)[-1] == 12
 
 
 TIMES = {"tokens_per_second", "step_seconds", "data_wait", "elapsed", "eta", "mfu", "goodput"}

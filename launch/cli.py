@@ -214,9 +214,7 @@ def _define(command: str, arguments: Sequence[str]) -> Any:
             0,
             flag_values=values,
         )
-        flags.DEFINE_float(
-            "start_timeout", 300.0, "seconds to wait for all processes of a run", 1.0, flag_values=values
-        )
+        flags.DEFINE_float("start_timeout", 60.0, "seconds to wait for all processes of a run", 1.0, flag_values=values)
         flags.DEFINE_float(
             "heartbeat_timeout", 60.0, "seconds of silence of one process after which all end", 2.0, flag_values=values
         )

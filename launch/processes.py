@@ -29,6 +29,7 @@ CHILD = "TESSERA_CHILD"
 SINCE = "TESSERA_SINCE"  # set by a supervisor that starts a run again: Unix time of the last record before it died
 TO_SAVE = 120.0  # seconds that such an orphan has to save and stop
 COORDINATOR, COUNT, INDEX = "TESSERA_COORDINATOR", "TESSERA_PROCESSES", "TESSERA_PROCESS"
+CONNECTING = 300.0  # seconds that processes which have met have to wake up jax: a busy machine takes its time
 TPU_PORT = 8482
 FIRST_PORT, PORTS = 61440, 4096  # a job's number chooses one of the highest ports, so that two jobs seldom meet
 ALONE = "or --processes=1 where this process is to train alone"
@@ -113,7 +114,7 @@ def initialize(found: Processes, *, start_timeout: float, heartbeat_timeout: flo
             found.index,
             found.local_devices,
             cluster_detection_method="deactivate",
-            initialization_timeout=round(start_timeout),
+            initialization_timeout=round(max(CONNECTING, start_timeout)),
             heartbeat_timeout_seconds=round(heartbeat_timeout),
             coordinator_bind_address=found.coordinator if address(found.coordinator)[0] in LOOPBACK else None,
         )

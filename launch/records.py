@@ -86,7 +86,9 @@ def same_run(
             "with another --config.run.dir"
         )
     # A leaf that an older release did not have: its default is what that release did.
-    harmless, other = compare_configs({**flat(defaults.get_config()), **saved["config"]}, now["config"])
+    added = {name: value for name, value in flat(defaults.get_config()).items() if name in now["config"]}
+    before = {**added, **saved["config"]}
+    harmless, other = compare_configs(before, now["config"])
     other += fingerprint_changes(saved, now)
     if other:
         raise RunError(
@@ -96,7 +98,7 @@ def same_run(
     for line in harmless:
         console.say(f"changed since the run began: {line}")
     schedule = experiment.optimizer.schedule
-    if saved["config"]["train.steps"] != experiment.train.steps and schedule in ("cosine", "linear", "wsd"):
+    if before["train.steps"] != experiment.train.steps and schedule in ("cosine", "linear", "wsd"):
         console.warn(f"the {schedule} schedule now spans {experiment.train.steps} steps: the learning rate jumps")
     return now
 

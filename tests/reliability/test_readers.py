@@ -36,6 +36,6 @@ def test_generate_and_export_read_a_run_that_trains(tmp_path):
     training.send_signal(signal.SIGTERM)
     code, said = harness.end(training, folder)
     assert code == 75 and "Traceback" not in said, said
-    weights = {name: tensor.read() for name, tensor in open_file(to / "model.safetensors").items()}
+    weights = {name: tensor.read() for name, tensor in open_file(tmp_path / "exported" / "model.safetensors").items()}
     assert sum(weight.size for weight in weights.values()) == sum(leaf.size for leaf in harness.params(folder / "run"))
     assert all(np.isfinite(weight).all() for weight in weights.values())

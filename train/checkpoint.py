@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import shutil
+import sys
 import threading
 import time
 import warnings
@@ -183,6 +184,14 @@ def _quiet() -> None:
     """Orbax logs a line per save, and each error that it raises too, with hundreds of lines of its threads' stacks."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisable
+
+
+def _unraisable(what: Any) -> None:
+    """Of a save that has failed, each writer that is left finds in vain that nobody listens to it any more."""
+    if str(what.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(what)
 
 
 def _clear_leftovers(folder: Path) -> None:

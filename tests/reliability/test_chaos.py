@@ -64,7 +64,7 @@ def break_it(supervisor: subprocess.Popen[bytes], folder: Path, fault: str, rng:
     one = rng.choice(pids)
     if fault == "fill disk":
         for pid in pids:
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (32768, resource.RLIM_INFINITY))
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     else:
         number = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "freeze": signal.SIGSTOP}[fault.split()[0]]
         os.kill(parent if fault.endswith("parent") else one, number)

@@ -1,7 +1,5 @@
 """Folders that cannot be written, from the start or in mid-run: told at once, and no finished step is lost."""
 
-import os
-import re
 import shutil
 import subprocess
 
@@ -12,15 +10,12 @@ from tests.reliability import harness
 from train.records import read_lines
 
 
-@pytest.fixture(params=["a small disk", pytest.param("a limit", marks=pytest.mark.slow)])
-def small(request, tmp_path):
-    """The folder of a run on a disk of 8 MiB, or one that the fault `full` limits to files of 32 KiB."""
+@pytest.fixture
+def small(tmp_path):
+    """The folder of a run on a disk of 8 MiB."""
     asides = {"run.tensorboard": True, "train.sample_every": 9, "train.sample_prompts": ("ab",)}
     folder = harness.write(tmp_path / "one", asides)
     (folder / "run").mkdir()
-    if request.param == "a limit":
-        yield folder
-        return
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tessera", str(folder / "run")]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("only root may make a small disk, and some containers do not let it")
@@ -30,20 +25,19 @@ def small(request, tmp_path):
 
 def test_a_full_disk_ends_the_run_and_with_space_again_it_goes_on(small):
     """Rows 15 and 31: metrics and samples may fail, a checkpoint may not; no line is torn, the older step is whole."""
-    folder, mounted = small, os.path.ismount(small / "run")
+    folder = small
     code, said = harness.run(folder, FAULT="between:7:full,between:11:nothing")
     assert code == cli.IO, said
-    words = "no space left on device, 0 B of 8.0 MiB" if mounted else r"file too large, .*iB of .*iB"
-    assert re.search(rf"tessera: run folder {folder}/run: {words} are free. Make room", said), said
+    words = "no space left on device, 0 B of 8.0 MiB are free. Make room"
+    assert f"tessera: run folder {folder}/run: {words}" in said, said
     assert "the same command goes on after step 5, which is whole" in said and "step 11/" not in said, said
-    assert said.count("training goes on") == 2 * mounted, said
-    assert [record["step"] for record in read_lines(folder / "run")] == list(range(1, 7 if mounted else 11))
+    assert said.count("training goes on") == 2 and "Traceback" not in said, said
+    assert [record["step"] for record in read_lines(folder / "run")] == list(range(1, 7))
     assert (folder / "run" / "metrics.jsonl").read_bytes().endswith(b"\n")
 
-    if mounted:
-        with pytest.raises(OSError, match=r"0 B of 8\.0 MiB are free\. Make room"):
-            harness.here(folder, "run")
-        (folder / "run" / "filler").unlink()
+    with pytest.raises(OSError, match=r"0 B of 8\.0 MiB are free\. Make room"):
+        harness.here(folder, "run")
+    (folder / "run" / "filler").unlink()
     harness.here(folder, "run")
     harness.assert_same_run(folder / "run", harness.here(folder))
 

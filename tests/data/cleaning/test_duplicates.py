@@ -220,11 +220,12 @@ from data.cleaning.pipeline import clean
 from data.cleaning.gopher import GopherQuality
 from data.cleaning.settings import CleanConfig
 from data.config import SourceConfig
+from tests.peak import peak_memory
 if __name__ == "__main__":
     begun = time.monotonic()
     settings = CleanConfig(rules=(GopherQuality(min_words=5, min_stop_words=0),), near_duplicates=0.8)
     total = clean([SourceConfig(sys.argv[1])], sys.argv[2], settings, workers=2).total
-    peak = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    peak = [peak_memory(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]
     print(json.dumps([total.documents_in, total.documents_out, *peak, time.monotonic() - begun]))
 """
 

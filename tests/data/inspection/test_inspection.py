@@ -201,15 +201,15 @@ def test_a_million_documents_in_two_gigabytes(tmp_path):
     import sys
 
     program = f"""
-import resource
 from pathlib import Path
 file = Path({str(tmp_path / "million.jsonl")!r})
 with open(file, "w") as out:
     for n in range(1_000_000):
         out.write('{{"id": "%d", "text": "number %d of many"}}\\n' % (n, (n % 999_000) ** 2))
 from data.inspection.inspection import inspect_data
+from tests.peak import peak_memory
 found = inspect_data(file, examples=5, max_length=32)
-print(found.documents, found.duplicates.copies, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(found.documents, found.duplicates.copies, round(peak_memory()))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     documents, copies, megabytes = map(int, done.stdout.split())

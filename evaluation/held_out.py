@@ -15,8 +15,8 @@ def make_evaluator(
     batches: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
     place: Callable[[Mapping[str, np.ndarray]], Any],
     token_bytes_V: np.ndarray | None,
-) -> Callable[[Any], dict[str, float]]:
-    """`evaluate(params)` over a fixed set of batches, of one text or of several by name.
+) -> Callable[..., dict[str, float]]:
+    """`evaluate(params, tick)` over a fixed set of batches, of one text or of several by name; `tick()` at each batch.
 
     Returns `eval/loss` (nats per predicted token), `eval/perplexity` (its exponential) and, given the bytes of each
     token, `eval/bits_per_byte`: all nats over ln 2, per UTF-8 byte of the predicted text. The last does not depend on
@@ -34,8 +34,12 @@ def make_evaluator(
         raise ValueError("the held-out text has no token to predict: raise data.held_out, or shorten model.max_length")
     sums_of = jax.jit(lambda params, batch: loss_fn(params, batch, None))
 
-    def evaluate(params: Any) -> dict[str, float]:
-        sums = {name: _summed(sums_of, params, map(place, text)) for name, text in batches.items()}
+    def evaluate(params: Any, tick: Callable[[], None] = lambda: None) -> dict[str, float]:
+        def placed(batch: Mapping[str, np.ndarray]) -> Any:
+            tick()
+            return place(batch)
+
+        sums = {name: _summed(sums_of, params, map(placed, text)) for name, text in batches.items()}
         loss, weight = (sum(values) for values in zip(*sums.values(), strict=True))
         mean = loss / weight
         scores = {"eval/loss": mean, "eval/perplexity": math.exp(min(mean, 700.0))}  # an f64 ends near exp(709)

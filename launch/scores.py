@@ -31,19 +31,11 @@ def placer(program: Program, global_batch: int | None = None) -> Callable[[Any],
     return lambda batch: place_batch(batch, program.batch_sharding, global_batch)
 
 
-def evaluator(
-    experiment: Experiment, program: Program, corpus: Corpus, tick: Callable[[], None]
-) -> Callable[[Any], dict[str, float]]:
-    """`evaluate(params)` on the held-out text, which calls `tick` at each batch."""
-    place = placer(program)
-
-    def placed(batch: Any) -> dict[str, jax.Array]:
-        tick()
-        return place(batch)
-
+def evaluator(experiment: Experiment, program: Program, corpus: Corpus) -> Callable[..., dict[str, float]]:
+    """`evaluate(params, tick)` on the held-out text, which calls `tick` at each batch."""
     batches = held_out(experiment, program.objective, corpus, experiment.train.microbatches)
     sizes = program.tokenizer.token_bytes_V if experiment.objective.name in CODES else None
-    return make_evaluator(program.loss_fn, batches, placed, sizes)
+    return make_evaluator(program.loss_fn, batches, placer(program), sizes)
 
 
 def held_out(

@@ -89,7 +89,7 @@ def run(
         )
         if about := described(rows):
             console.say(about)
-        evaluate = group.alike("evaluation", scores.evaluator(experiment, program, corpus, clock.tick))
+        evaluate = group.alike("evaluation", scores.evaluator(experiment, program, corpus))
         sample = group.alike("sample", scores.sampler(experiment, program, folder, console))
         record = same_run(folder, config, program.config, program.tokenizer, corpus, experiment, console)
         checkpoints = Checkpoints(
@@ -125,6 +125,7 @@ def run(
             clock.lose(float(since))
         lines = read_lines(folder)
         clock.carry(earlier_seconds(lines, done or 0))
+        scored = any(line["step"] == done and "eval/loss" in line for line in lines)
         write_run(folder, record, program.tokenizer)
 
         vocabulary = dataclasses.replace(experiment.model, vocab_size=program.config.vocab_size)
@@ -148,6 +149,7 @@ def run(
                 config=experiment.train,
                 until=until,
                 evaluate=evaluate,
+                evaluated=group.gather("evaluated", str(scored))[0] == str(True),
                 sample=sample,
                 checkpoints=checkpoints,
                 checks=checks,

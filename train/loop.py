@@ -67,7 +67,8 @@ def train(
     *,
     config: TrainConfig,
     until: int,
-    evaluate: Callable[[Any], dict[str, float]],
+    evaluate: Callable[[Any, Callable[[], None]], dict[str, float]],
+    evaluated: bool,
     sample: Callable[[Any, int], None],
     checkpoints: Checkpoints,
     checks: Checks,
@@ -81,8 +82,9 @@ def train(
     All processes of a run call this and leave after the same step: `agreement` shares what one of them sees.
 
     `batches` starts at the batch of `state.step`. What only comes at the end of a run, such as the last evaluation,
-    comes after `config.steps`. `evaluate(params)` and `sample(params, step)` come from the caller:
-    during training their errors are only reported, after the last step they are raised.
+    comes after `config.steps`. `evaluate(params, tick)`, which calls `tick()` at each batch, and `sample(params, step)`
+    come from the caller: during training their errors are only reported, after the last step they are raised.
+    `evaluated`: whether an evaluation of `state.step` is in the log; one that gave way to a stop is made up for.
 
     Raises:
         TrainingError: `config.max_skipped` updates in a row were skipped, or a step gave other numbers the second time.
@@ -91,7 +93,25 @@ def train(
     first = step = int(jax.device_get(state.step))
     phase = meter.clock.phase
     meter.start(step)
+
+    def tick() -> None:
+        nonlocal stopping
+        meter.clock.tick()
+        if step < config.steps and (stopping := agreement.largest(stop.number, 0)[0]):
+            raise _Stopped
+
+    def evaluation() -> float | None:
+        """The loss; None where it failed, or gave way to a stop."""
+        meter.settle()
+        with meter.aside("evaluation", fatal=step == config.steps), contextlib.suppress(_Stopped):
+            result = evaluate(state.params, tick)
+            meter.report(step, result)
+            return result["eval/loss"]
+        return None
+
     stopping, overdue = agreement.largest(stop.number, checkpoints.overdue())
+    if step and _due(step, config.eval_every) and not evaluated and not stopping:
+        evaluation()
     while step < until and not stopping:
         # Run: dispatch this step, then read the metrics of the previous one, which the devices have finished.
         with phase("data"):
@@ -115,11 +135,7 @@ def train(
         # Evaluate, then save, even if the evaluation failed.
         try:
             if last or _due(step, config.eval_every):
-                meter.settle()
-                with meter.aside("evaluation", fatal=last):
-                    result = evaluate(state.params)
-                    eval_loss = result["eval/loss"]
-                    meter.report(step, result)
+                eval_loss = evaluation()
         finally:
             if last or overdue or checkpoints.due(step):
                 meter.settle()
@@ -130,7 +146,7 @@ def train(
         if _due(step, config.log_every):
             checkpoints.check()
 
-        if last or _due(step, config.sample_every):
+        if last or (_due(step, config.sample_every) and not stopping):
             meter.settle()
             with meter.aside("sample", fatal=last):
                 sample(state.params, step)
@@ -144,6 +160,10 @@ def train(
     meter.finish()
     stop.number = stopping or stop.number  # in every process, whoever got the signal
     return state
+
+
+class _Stopped(Exception):
+    """An evaluation gives way: the run is to stop."""
 
 
 def _due(step: int, every: int) -> bool:

@@ -7,6 +7,7 @@ fault happens once: its mark in the folder of the test outlives the process, so 
 
 import ctypes
 import functools
+import itertools
 import multiprocessing
 import os
 import signal
@@ -174,6 +175,30 @@ def _in_memory(when: str, act: Callable[[], None]) -> None:
     setattr(Checks, "after", called)  # noqa: B010
 
 
+def _in_evaluation(when: str, act: Callable[[], None]) -> None:
+    """Before batch `when` of an evaluation."""
+    from launch import scores
+
+    make = scores.make_evaluator
+
+    def called(*given: Any) -> Callable[..., dict[str, float]]:
+        evaluate = make(*given)
+
+        def counted(params: Any, tick: Callable[[], None]) -> dict[str, float]:
+            batches = itertools.count(1)
+
+            def ticked() -> None:
+                if next(batches) == int(when):
+                    act()
+                tick()
+
+            return evaluate(params, ticked)
+
+        return counted
+
+    setattr(scores, "make_evaluator", called)  # noqa: B010
+
+
 PLACES: dict[str, Callable[[str, Callable[[], None]], None]] = {
     "step": _at_step,
     "between": _between_saves,
@@ -181,4 +206,5 @@ PLACES: dict[str, Callable[[str, Callable[[], None]], None]] = {
     "write": _in_write,
     "compile": _in_compile,
     "memory": _in_memory,
+    "evaluation": _in_evaluation,
 }

@@ -21,12 +21,12 @@ def test_an_evaluation_and_a_sample_that_fail_are_told_once(tmp_path, monkeypatc
     def evaluator(*given):
         evaluate = make(*given)
 
-        def broken(params):
+        def broken(params, tick):
             calls.append(params)
             if len(calls) < 5:
                 raise RuntimeError(f"a fault in evaluation {len(calls)}")
             (folder / "run" / "samples.md").rmdir()
-            return evaluate(params)
+            return evaluate(params, tick)
 
         return broken
 

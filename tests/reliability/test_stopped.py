@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.reliability import harness
+from train.records import read_metrics
 
 LATER = """
     import signal, threading, time
@@ -45,6 +46,23 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
     code, said = harness.run(folder, "--processes=1")
     assert code == 0 and f"resuming after step {stopped}" in said, said
     np.testing.assert_allclose(harness.losses(folder / "run"), harness.losses(harness.here(folder)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "flag, fault", [("--processes=1", "sigterm"), pytest.param("--processes=2", "sigterm@1", marks=pytest.mark.slow)]
+)
+def test_an_evaluation_gives_way_to_a_signal_and_is_made_up_for(tmp_path, flag, fault):
+    """Row 6."""
+    changes = {"train.eval_every": 10, "train.eval_sequences": 48, "checkpoint.every_steps": 0}
+    folder = harness.write(tmp_path / "one", changes)
+    code, said = harness.run(folder, flag, FAULT=f"evaluation:2:{fault}")
+    assert code == 75 and "stopped by SIGTERM: step 10 is saved" in said and "eval/loss" not in said, said
+    code, said = harness.run(folder, flag)
+    assert code == 0 and "resuming after step 10" in said, said
+    run, whole = folder / "run", harness.here(folder)
+    np.testing.assert_allclose(harness.losses(run), harness.losses(whole), atol=1e-6)
+    found, want = ({r["step"]: r["eval/loss"] for r in read_metrics(of) if "eval/loss" in r} for of in (run, whole))
+    assert list(found) == [10, 20] and found == pytest.approx(want, abs=1e-6)
 
 
 def members(group):

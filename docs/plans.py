@@ -48,8 +48,8 @@ NOTES = """
 What the rows say, read with `tessera plan`, which names what bounds a step:
 
 - `gpt2_1558m` is bound by its wires: it takes the batch in 8 parts (`train.microbatches`), each of which fetches all
-  weights. In 16 parts it needed 7.2 GiB and 6.10 s on v5e; in 4 parts it fits only with `model.remat=full`, at 3.23 s. On
-  v6e 4 parts fit (21.2 GiB), but 2.55 s of memory traffic then bound the step.
+  weights. In 16 parts it needed 7.2 GiB and 6.10 s on v5e; in 4 parts it fits only with `model.remat=full`, at 3.23 s.
+  On v6e 4 parts fit (21.2 GiB), but 2.55 s of memory traffic then bound the step.
 - `gpt2_124m` on v6e is bound by memory traffic: 452 GiB take 0.30 s, its products 0.14 s.
 - `gpt_70b` needs more than 256 chips of v6e when only `fsdp` cuts it.
 """

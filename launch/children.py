@@ -146,8 +146,8 @@ def _environments(arguments: Sequence[str], count: int, devices: int) -> list[di
     # Process 0 writes into a pipe, as on the terminal behind it.
     size = shutil.get_terminal_size()
     terminal = {"TTY_COMPATIBLE": "1", "COLUMNS": str(size.columns), "LINES": str(size.lines)} if os.isatty(1) else {}
+    above = os.environ.get(CHILD) or shlex.join(arguments)
     for index in range(count):
-        above = os.environ.get(CHILD) or shlex.join(arguments)
         own = {COUNT: str(count), INDEX: str(index), COORDINATOR: coordinator, CHILD: above}
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[index * part : (index + 1) * part])} if gpus else {}
         made.append({**os.environ, **own, **visible, **({} if index else terminal)})

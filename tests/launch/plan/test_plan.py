@@ -184,6 +184,18 @@ def test_slices_of_a_real_tpu_talk_over_the_network():
     assert planned.mfu_bound and 0 < planned.mfu_bound < 1
 
 
+@pytest.mark.slow
+def test_a_tpu_sums_the_gradients_of_look_up_and_head_in_one():
+    pytest.importorskip("libtpu")
+    config = tiny_config(data=4)
+    config.model.update(num_layers=1, embed_dim=256, head_dim=64, max_length=128, vocab_size=4096)
+    config.model.compute_dtype = "bfloat16"
+    planned = plan(config, "v5e:2x2")
+    table, parameters = 2 * 4096 * 256, planned.bytes["parameters"] // 2  # in bfloat16
+    sent = sum(c.bytes * c.times for c in planned.collectives)
+    assert 0 <= sent - parameters < table // 8
+
+
 def test_a_step_that_does_not_fit_is_a_plan_too(monkeypatch):
     def refuse(self):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 20.50G of 15.75G hbm.")

@@ -104,11 +104,6 @@ def check_on(experiment: Experiment, mesh: Mesh | AbstractMesh) -> None:
             f"mesh.expert is {parts}, but model.experts is 0: use mesh.data to cut the batch alone, or set the number "
             "of experts"
         )
-    if (stages := shards(rules.layers, dict(mesh.shape))) > 1 and experiment.model.experts:
-        raise ValueError(
-            f"mesh.stage is {stages} and model.experts is {experiment.model.experts}: layers with experts are not "
-            "passed from stage to stage, use mesh.expert instead, or cut the batch alone with sharding.layers=''"
-        )
     architectures, head = TRAINS[experiment.objective.name]
     if experiment.model.architecture not in architectures or experiment.model.head != head:
         raise ValueError(

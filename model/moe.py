@@ -186,8 +186,10 @@ def dropless(
     batch, it first gathers the tokens along these axes and scatters the sums back afterwards. Since all tokens may
     choose the experts of one device, fixed shapes need room for all of them in any case.
     """
-    B, T, _ = x_BTD.shape
-    mesh_shape, E = dict(jax.sharding.get_abstract_mesh().shape), len(kernels["up"][0])
+    (B, T, _), E = x_BTD.shape, len(kernels["up"][0])
+    mesh = jax.sharding.get_abstract_mesh()
+    # Axes that are manual here, the stages of a pipeline, have cut the arrays already.
+    mesh_shape = {axis: 1 if axis in mesh.manual_axes else size for axis, size in mesh.shape.items()}
     shared = shared_axes(rules)
     summed = tuple(axis for axis in (*mesh_axes(rules.experts), *mesh_axes(rules.mlp)) if axis not in shared)
 
@@ -224,10 +226,15 @@ def dropless(
         )
         for name, (_, bias) in kernels.items()
     }
-    y_BTD = jax.shard_map(local, in_specs=(tokens, tokens, tokens, placed), out_specs=tokens, check_vma=False)(
-        jnp.pad(x_BTD, pad), jnp.pad(owner_BTK, pad, constant_values=E), jnp.pad(weights_BTK, pad), kernels
+    mapped = jax.shard_map(
+        local,
+        in_specs=(tokens, tokens, tokens, placed),
+        out_specs=tokens,
+        axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
+        check_vma=False,
     )
-    return y_BTD[:B, :T]
+    padded = jnp.pad(x_BTD, pad), jnp.pad(owner_BTK, pad, constant_values=E), jnp.pad(weights_BTK, pad)
+    return mapped(*padded, kernels)[:B, :T]
 
 
 def hidden_rows(

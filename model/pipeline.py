@@ -36,8 +36,8 @@ def run_layers(
     if carry[1] is not None or not context.train:
         return _visit(stack, params, carry, layers, context, stages), None
     key = bound.make_rng("dropout") if bound.has_rng("dropout") else None
-    x_BTD = _pipeline(stack, params, carry[0], layers, context, key, rules, stages, microbatches)
-    return (x_BTD, None), None
+    x_BTD, routing = _pipeline(stack, params, carry[0], layers, context, key, rules, stages, microbatches)
+    return (x_BTD, None), routing
 
 
 def count_microbatches(rows: int, mesh_shape: dict[str, int], rules: ShardingRules, microbatches: int) -> int:
@@ -87,7 +87,9 @@ def batch_axes(rules: ShardingRules) -> tuple[str, ...]:
     return tuple(axis for axis in mesh_axes(rules.batch) if axis not in mesh_axes(rules.layers))
 
 
-def _pipeline(stack, params, x_BTD, layers, context: Context, key, rules, stages: int, microbatches: int) -> jax.Array:
+def _pipeline(
+    stack, params, x_BTD, layers, context: Context, key, rules, stages: int, microbatches: int
+) -> tuple[jax.Array, Routing | None]:
     """GPipe (Huang et al. 2019): at tick t, stage s works on microbatch t - s and hands it to its neighbour.
 
     M microbatches take M + stages - 1 ticks. A stage that has no microbatch yet, or no more, computes on rows that
@@ -99,7 +101,7 @@ def _pipeline(stack, params, x_BTD, layers, context: Context, key, rules, stages
     by_row, shared, join = _apart(context)
     up, down = [(s, s + 1) for s in range(last)], [(s + 1, s) for s in range(last)]
 
-    def stage(params, layers, waiting, shared, key) -> jax.Array:
+    def stage(params, layers, waiting, shared, key) -> tuple[jax.Array, Routing | None]:
         here = jax.lax.axis_index(STAGE)
 
         def tick(carry, t):
@@ -109,26 +111,27 @@ def _pipeline(stack, params, x_BTD, layers, context: Context, key, rules, stages
             rngs = None if key is None else {"dropout": jax.random.fold_in(key, t * stages + here)}
             out = stack.apply({"params": params}, (x_BTD, None), layers, join(by_row, shared), rngs=rngs)
             (y_BTD, _), routing = out
-            assert routing is None, "`launch.program.check` keeps experts out of stages"
             handed = jax.lax.ppermute((y_BTD, by_row), STAGE, up)
             moved_BTD, moved = jax.lax.ppermute(first, STAGE, down)
             moved = jnp.where(here == last, y_BTD, moved_BTD), moved
             put = lambda rows, new: jax.lax.dynamic_update_index_in_dim(rows, new, t % kept, 0)  # noqa: E731
-            return (jax.tree.map(put, waiting, moved), handed), None
+            return (jax.tree.map(put, waiting, moved), handed), routing
 
         # Before the first microbatch any finite rows will do.
         start = (waiting, jax.tree.map(lambda rows: rows[0], waiting))
-        ((y_MBTD, _), _), _ = jax.lax.scan(tick, start, jnp.arange(ticks))
-        return jnp.roll(y_MBTD, -last, axis=0)  # the results are `last` ticks late
+        ((y_MBTD, _), _), routing = jax.lax.scan(tick, start, jnp.arange(ticks))
+        routing = jax.tree.map(lambda by_tick: jax.lax.dynamic_slice_in_dim(by_tick, here, M), routing)
+        return jnp.roll(y_MBTD, -last, axis=0), routing  # the results are `last` ticks late
 
-    cut, whole = PartitionSpec(STAGE), PartitionSpec()
+    cut, whole, of_layers = PartitionSpec(STAGE), PartitionSpec(), PartitionSpec(None, STAGE)
     # Kernels and ring attention do not declare what varies over the stages, so JAX cannot check it.
     staged = jax.shard_map(
-        stage, in_specs=(cut, cut, cut, whole, whole), out_specs=cut, axis_names={STAGE}, check_vma=False
+        stage, in_specs=(cut, cut, cut, whole, whole), out_specs=(cut, of_layers), axis_names={STAGE}, check_vma=False
     )
     waiting = jax.tree.map(lambda rows: _cut(rows, stages, M), (x_BTD, by_row))
-    made = _whole(staged(params, layers, waiting, shared, key), stages)
-    return rules.constrain(made, "batch", "sequence", "residual")
+    y_MBTD, routing = staged(params, layers, waiting, shared, key)
+    routing = jax.tree.map(lambda x_MLB: jnp.swapaxes(_whole(jnp.swapaxes(x_MLB, 1, 2), stages), 0, 1), routing)
+    return rules.constrain(_whole(y_MBTD, stages), "batch", "sequence", "residual"), routing
 
 
 def _visit(stack, params, carry: Carry, layers, context: Context, stages: int) -> Carry:

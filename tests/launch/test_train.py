@@ -8,8 +8,6 @@ import pytest
 
 from data.errors import DataError
 from launch import train
-from launch.experiment import read
-from launch.program import check
 from tests import tiny
 from tests.reliability import harness
 from train.console import Console
@@ -152,7 +150,6 @@ def test_what_is_wrong_is_said_before_the_compiler_starts(tmp_path, monkeypatch)
     for change, says in (
         ({"train.sample_prompts": ("x" * 40,)}, "prompt 0 has 40 tokens, the context has 32"),
         ({"mesh.data": 2, "mesh.expert": 4}, "mesh.expert is 4, but model.experts is 0"),
-        ({"mesh.data": 4, "mesh.stage": 2, "model.experts": 4}, "mesh.stage is 2 and model.experts is 4: .*layers=''"),
         ({"mesh.data": 4, "mesh.context": 2, "model.architecture": "lstm"}, "'context' cut the length into 2 .*'lstm'"),
         ({"train.global_batch": 4096}, "4096"),
     ):
@@ -165,15 +162,6 @@ def test_what_is_wrong_is_said_before_the_compiler_starts(tmp_path, monkeypatch)
         config.optimiser = 3
     with pytest.raises(ValueError, match=r"optimiser \(near \['optimizer'\]\)"):
         train.run(config)
-
-
-def test_experts_may_lie_on_an_axis_of_stages_that_cuts_the_batch_alone(tmp_path):
-    config = tiny.config(tmp_path)
-    config.update_from_flattened_dict({"mesh.data": 4, "mesh.stage": 2, "model.experts": 4})
-    with pytest.raises(ValueError, match="not passed from stage to stage"):
-        check(read(config))
-    config.sharding.layers = ""
-    assert check(read(config)).shape["stage"] == 2
 
 
 def test_an_error_in_the_last_sample_leaves_the_last_checkpoint(tmp_path, monkeypatch):

@@ -51,6 +51,7 @@ FAST = [
     "llama data2 stage2 fsdp2",
     "llama data2 fsdp2 tensor2 sequence_parallel",
     "limited fsdp2 tensor2 expert2",
+    "limited stage2 expert2",
     "gpt fsdp2 tensor2 data_parallel",
     "gpt fsdp2 tensor2 fsdp",
     "gpt fsdp2 tensor2 tensor",
@@ -81,6 +82,10 @@ SLOW = [
     "dropless fsdp2 expert2",
     "dropless tensor2 expert4",
     "dropless context2 expert4",
+    "dropless stage2 expert4",
+    "dropless stage2 tensor2",
+    "limited data2 stage2 fsdp2",
+    "dropless stage2 context2",
 ]
 CASES = [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)]
 
@@ -129,6 +134,8 @@ def check_same(many: Any, one: Any) -> None:
     """Within 1e-5 of the largest number of each leaf. The gradient of a key's bias is 0: softmax knows no shift."""
     np.testing.assert_allclose(many[1].loss, one[1].loss, rtol=2e-6)
     assert many[1].weight == one[1].weight
+    for ours, theirs in zip(jax.tree.leaves(many[1].routing), jax.tree.leaves(one[1].routing), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(one[0]))
     for (name, ours), theirs in zip(parameters.named_leaves(many[0]).items(), jax.tree.leaves(one[0]), strict=True):
         scale = largest if name.endswith("key/bias") else np.abs(theirs).max()

@@ -38,12 +38,20 @@ def faults(rng: random.Random) -> Iterator[str]:
 
 
 def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(child) for child in told(pid, f"task/{pid}/children").split()]
+
+
+def told(pid: int, file: str) -> bytes:
+    """By the kernel of a process; nothing of one that has just ended."""
+    try:
+        return Path(f"/proc/{pid}/{file}").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def trainers(parent: int) -> list[int]:
     """The processes that train, as soon as they know who they are."""
-    return [child for child in children(parent) if b"\0TESSERA_PROCESS=" in Path(f"/proc/{child}/environ").read_bytes()]
+    return [child for child in children(parent) if b"\0TESSERA_PROCESS=" in told(child, "environ")]
 
 
 def break_it(supervisor: subprocess.Popen[bytes], folder: Path, fault: str, rng: random.Random) -> None:

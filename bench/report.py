@@ -29,7 +29,7 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> str:
     for bench, machine, python in dict.fromkeys(map(_setting, records)):
         rows = [r for r in records if _setting(r) == (bench, machine, python)]
         peers = list(dict.fromkeys(peer for r in rows for peer in r["rates"] if peer != "tessera"))
-        keys = ("python", "jax", "flax", "torch", "transformers")
+        keys = ("python", "jax", "flax", "orbax-checkpoint", "torch", "transformers")
         versions = ", ".join(f"{key} {rows[-1][key]}" for key in keys if key in rows[-1])
         header = ["case", "Tessera", *peers, "MFU"]
         parts.append(f"## {bench}: {machine}, Python {python}\n")

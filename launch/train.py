@@ -125,7 +125,6 @@ def run(
             clock.lose(float(since))
         lines = read_lines(folder)
         clock.carry(earlier_seconds(lines, done or 0))
-        scored = any(line["step"] == done and "eval/loss" in line for line in lines)
         write_run(folder, record, program.tokenizer)
 
         vocabulary = dataclasses.replace(experiment.model, vocab_size=program.config.vocab_size)
@@ -149,7 +148,6 @@ def run(
                 config=experiment.train,
                 until=until,
                 evaluate=evaluate,
-                evaluated=group.gather("evaluated", str(scored))[0] == str(True),
                 sample=sample,
                 checkpoints=checkpoints,
                 checks=checks,

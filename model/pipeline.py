@@ -130,7 +130,8 @@ def _pipeline(
     )
     waiting = jax.tree.map(lambda rows: _cut(rows, stages, M), (x_BTD, by_row))
     y_MBTD, routing = staged(params, layers, waiting, shared, key)
-    routing = jax.tree.map(lambda x_MLB: jnp.swapaxes(_whole(jnp.swapaxes(x_MLB, 1, 2), stages), 0, 1), routing)
+    # Layers come in front of rows, and `_whole` wants the rows of a microbatch behind its number.
+    routing = jax.tree.map(lambda by_M: jnp.swapaxes(_whole(jnp.swapaxes(by_M, 1, 2), stages), 0, 1), routing)
     return rules.constrain(_whole(y_MBTD, stages), "batch", "sequence", "residual"), routing
 
 

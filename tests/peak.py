@@ -1,4 +1,4 @@
-"""What a process that a test has started used at most."""
+"""What a process that a test has started used at most, without the jax of `train.console`."""
 
 import re
 from pathlib import Path

@@ -189,7 +189,7 @@ def _quiet() -> None:
 
 
 def _unraisable(what: Any) -> None:
-    """Of a save that has failed, each writer that is left finds in vain that nobody listens to it any more."""
+    """tensorstore's writers of a failed save report to an event loop that has ended; the error itself was told."""
     if str(what.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(what)
 

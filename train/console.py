@@ -114,7 +114,7 @@ def memory_in_use() -> int:
     import resource
     import sys
 
-    with contextlib.suppress(OSError, IndexError):  # where it is told, as what follows begins with the parent's memory
+    with contextlib.suppress(OSError, IndexError):  # Linux, where `ru_maxrss` of a child begins with its parent's
         return 1024 * int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -68,7 +68,6 @@ def train(
     config: TrainConfig,
     until: int,
     evaluate: Callable[[Any, Callable[[], None]], dict[str, float]],
-    evaluated: bool,
     sample: Callable[[Any, int], None],
     checkpoints: Checkpoints,
     checks: Checks,
@@ -84,7 +83,7 @@ def train(
     `batches` starts at the batch of `state.step`. What only comes at the end of a run, such as the last evaluation,
     comes after `config.steps`. `evaluate(params, tick)`, which calls `tick()` at each batch, and `sample(params, step)`
     come from the caller: during training their errors are only reported, after the last step they are raised.
-    `evaluated`: whether an evaluation of `state.step` is in the log; one that gave way to a stop is made up for.
+    A run that is to stop breaks an evaluation off, but not that of step `until`, with which it would end anyway.
 
     Raises:
         TrainingError: `config.max_skipped` updates in a row were skipped, or a step gave other numbers the second time.
@@ -95,23 +94,14 @@ def train(
     meter.start(step)
 
     def tick() -> None:
-        nonlocal stopping
+        nonlocal stopping, overdue
         meter.clock.tick()
-        if step < config.steps and (stopping := agreement.largest(stop.number, 0)[0]):
-            raise _Stopped
-
-    def evaluation() -> float | None:
-        """The loss; None where it failed, or gave way to a stop."""
-        meter.settle()
-        with meter.aside("evaluation", fatal=step == config.steps), contextlib.suppress(_Stopped):
-            result = evaluate(state.params, tick)
-            meter.report(step, result)
-            return result["eval/loss"]
-        return None
+        if step < until:
+            stopping, overdue = agreement.largest(stop.number, checkpoints.overdue())
+            if stopping:
+                raise _Stopped
 
     stopping, overdue = agreement.largest(stop.number, checkpoints.overdue())
-    if step and _due(step, config.eval_every) and not evaluated and not stopping:
-        evaluation()
     while step < until and not stopping:
         # Run: dispatch this step, then read the metrics of the previous one, which the devices have finished.
         with phase("data"):
@@ -129,13 +119,17 @@ def train(
         profiler.after(step, metrics)
         checks.after(step, state, batch)
         last, eval_loss = step == config.steps, None
-        if stopping and not last:
+        if stopping and step < until:
             continue  # leaves the loop: a run that is stopped does not wait for an evaluation
 
         # Evaluate, then save, even if the evaluation failed.
         try:
             if last or _due(step, config.eval_every):
-                eval_loss = evaluation()
+                meter.settle()
+                with meter.aside("evaluation", fatal=last), contextlib.suppress(_Stopped):
+                    result = evaluate(state.params, tick)
+                    eval_loss = result["eval/loss"]
+                    meter.report(step, result)
         finally:
             if last or overdue or checkpoints.due(step):
                 meter.settle()

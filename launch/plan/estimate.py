@@ -91,8 +91,10 @@ def step_work(experiment: Experiment, sizes: Mapping[str, int]) -> tuple[float, 
             elif size > 1 and axis not in cut and axis != "tensor":
                 sent[axis] += 2 * (size - 1) / size * tile * 4  # copies: their gradients are summed once a step
     stacks = _stacks(experiment, model, lengths, sizes)
-    residual = sum(stack.layers * stack.tokens for stack in stacks) * t.microbatches * model.embed_dim * number
-    across = sum(stack.layers * stack.tokens for stack in stacks if stack.source) * t.microbatches
+    rows = t.global_batch // t.microbatches
+    ticks = kept_rows(rows, dict(sizes), rules, model.pipeline_microbatches) / rows  # idle stages send as well
+    residual = sum(stack.layers * stack.tokens for stack in stacks) * t.microbatches * model.embed_dim * number * ticks
+    across = sum(stack.layers * stack.tokens for stack in stacks if stack.source) * t.microbatches * ticks
     if (n := sizes["tensor"]) > 1:  # two sums a layer, three with attention to a source, forward and backward
         sent["tensor"] += 2 * (n - 1) / n * (4 * residual + 2 * across * model.embed_dim * number)
     if (n := sizes["context"]) > 1:

@@ -11,7 +11,7 @@ from train.records import read_lines
 
 
 @pytest.fixture
-def small(tmp_path):
+def folder(tmp_path):
     """The folder of a run on a disk of 8 MiB."""
     asides = {"run.tensorboard": True, "train.sample_every": 9, "train.sample_prompts": ("ab",)}
     folder = harness.write(tmp_path / "one", asides)
@@ -23,9 +23,8 @@ def small(tmp_path):
     subprocess.run(["umount", str(folder / "run")], check=True)
 
 
-def test_a_full_disk_ends_the_run_and_with_space_again_it_goes_on(small):
+def test_a_full_disk_ends_the_run_and_with_space_again_it_goes_on(folder):
     """Rows 15 and 31: metrics and samples may fail, a checkpoint may not; no line is torn, the older step is whole."""
-    folder = small
     code, said = harness.run(folder, FAULT="between:7:full,between:11:nothing")
     assert code == cli.IO, said
     words = "no space left on device, 0 B of 8.0 MiB are free. Make room"

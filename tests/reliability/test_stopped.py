@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.reliability import harness
-from train.records import read_metrics
+from train.agreement import Agreement
+from train.records import read_lines
 
 LATER = """
     import signal, threading, time
@@ -51,18 +52,44 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
 @pytest.mark.parametrize(
     "flag, fault", [("--processes=1", "sigterm"), pytest.param("--processes=2", "sigterm@1", marks=pytest.mark.slow)]
 )
-def test_an_evaluation_gives_way_to_a_signal_and_is_made_up_for(tmp_path, flag, fault):
-    """Row 6."""
-    changes = {"train.eval_every": 10, "train.eval_sequences": 48, "checkpoint.every_steps": 0}
-    folder = harness.write(tmp_path / "one", changes)
+def test_an_evaluation_gives_way_to_a_signal(tmp_path, flag, fault):
+    """Row 6. No sample is drawn either."""
+    often = {"train.eval_every": 10, "train.eval_sequences": 48, "train.sample_every": 10, "checkpoint.every_steps": 0}
+    folder = harness.write(tmp_path / "one", {**often, "train.sample_prompts": ("ab",)})
     code, said = harness.run(folder, flag, FAULT=f"evaluation:2:{fault}")
-    assert code == 75 and "stopped by SIGTERM: step 10 is saved" in said and "eval/loss" not in said, said
-    code, said = harness.run(folder, flag)
+    assert code == 75 and "stopped by SIGTERM: step 10 is saved" in said, said
+    assert "eval/loss" not in said and "--- sample" not in said, said
+    code, said = harness.run(folder, flag, "--stop_after=15")
     assert code == 0 and "resuming after step 10" in said, said
+    code, said = harness.run(folder, flag, FAULT=f"step:20:{fault}")  # with the last step the run is done
+    assert code == 0 and "--- sample" in said, said
     run, whole = folder / "run", harness.here(folder)
+    if flag == "--processes=1":
+        harness.assert_same_run(run, whole)
     np.testing.assert_allclose(harness.losses(run), harness.losses(whole), atol=1e-6)
-    found, want = ({r["step"]: r["eval/loss"] for r in read_metrics(of) if "eval/loss" in r} for of in (run, whole))
-    assert list(found) == [10, 20] and found == pytest.approx(want, abs=1e-6)
+    scored = [[line["step"] for line in read_lines(of) if "eval/loss" in line] for of in (run, whole)]
+    assert scored == [[20], [10, 20]]
+
+
+def test_a_command_that_ends_with_an_evaluation_finishes_it(tmp_path):
+    folder = harness.write(tmp_path / "one", {"train.eval_every": 10, "train.eval_sequences": 48})
+    code, said = harness.run(folder, "--stop_after=10", FAULT="evaluation:2:sigterm")
+    assert code == 0 and said.count("eval/loss") == 1, said
+
+
+def test_saves_by_the_clock_come_whatever_else_is_agreed_upon(tmp_path, monkeypatch):
+    """Several processes know the answer to a question at the next one; evaluations ask in between."""
+
+    class Several(Agreement):
+        def __init__(self, mesh):
+            super().__init__(mesh)
+            self._alone = False
+
+    monkeypatch.setattr("launch.train.Agreement", Several)
+    often = {"train.eval_every": 1, "train.eval_sequences": 16}
+    clock = {"checkpoint.every_steps": 0, "checkpoint.every_minutes": 1e-6, "checkpoint.keep_last": 20}
+    run = harness.here(harness.write(tmp_path / "one", {**often, **clock}))
+    assert len(os.listdir(run / "checkpoints")) > 15
 
 
 def members(group):

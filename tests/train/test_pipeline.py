@@ -29,6 +29,7 @@ LLAMA = dataclasses.replace(
 )
 ALIBI = dataclasses.replace(GPT, positions="alibi", window=8)
 BERT = dataclasses.replace(GPT, architecture="encoder", head="masked_lm", norm_placement="post")
+EXPERTS = dataclasses.replace(GPT, experts=4)
 T5 = dataclasses.replace(
     GPT, architecture="encoder_decoder", num_layers=2, num_encoder_layers=4, positions="relative", norm="rms",
     bias="none", relative_max_distance=20,
@@ -133,7 +134,11 @@ def test_evaluation_is_that_of_one_device():
     assert loss({"stage": 2, "fsdp": 2}) == pytest.approx(loss({}), rel=1e-6)
 
 
-@pytest.mark.parametrize("config", [GPT, pytest.param(T5, marks=pytest.mark.slow)], ids=["gpt", "t5"])
+@pytest.mark.parametrize(
+    "config",
+    [GPT, pytest.param(T5, marks=pytest.mark.slow), pytest.param(EXPERTS, marks=pytest.mark.slow)],
+    ids=["gpt", "t5", "experts"],
+)
 def test_decoding_with_a_cache_is_that_of_one_device(config):
     """Two calls, the second with the cache that the first left."""
     model, rows = build(config, RULES), tiny.batch(rows=4, length=9)["inputs"]
